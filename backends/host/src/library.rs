@@ -1,0 +1,213 @@
+//! Opens a backend: from a file, or from a table that is linked in. Both ways go through the same checks.
+
+use std::ffi::c_void;
+use std::mem::{ManuallyDrop, offset_of};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bheval_abi::{Backend, FEATURE_FOREST, MAJOR, SYMBOL, Text};
+use sha2::{Digest, Sha256};
+
+use crate::Error;
+
+/// Where a backend comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Part of this binary.
+    Linked,
+    /// A file, with its SHA-256 in hex.
+    File {
+        /// Path as it was opened.
+        path: PathBuf,
+        /// SHA-256 of the file, in hex.
+        sha256: String,
+    },
+}
+
+/// An opened backend. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Library {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    table: *const Backend,
+    name: String,
+    version: String,
+    origin: Origin,
+    /// Never dropped: see the module's invariant in `lib.rs`.
+    _mapped: Option<ManuallyDrop<libloading::Library>>,
+}
+
+// SAFETY: the table is read-only and lives as long as `Inner`; its functions may be called from any thread, as the
+// contract demands of a backend.
+unsafe impl Send for Inner {}
+// SAFETY: as above.
+unsafe impl Sync for Inner {}
+
+impl Library {
+    /// A backend that is linked into this binary.
+    ///
+    /// # Errors
+    /// What [`Library::open`] says of a table.
+    pub fn linked(table: &'static Backend) -> Result<Self, Error> {
+        // SAFETY: a reference to a whole table that lives for ever.
+        unsafe { Self::from_table(table, Origin::Linked, None) }
+    }
+
+    /// Loads a backend from a file. With a pin, nothing is loaded unless the file's SHA-256 is the one given.
+    ///
+    /// Loading runs the library's initialisers: code that you did not check runs with your rights.
+    ///
+    /// # Errors
+    /// No such file, another digest, no library, no table, another major version, or a table that is not whole.
+    pub fn open(path: &Path, pin: Option<&str>) -> Result<Self, Error> {
+        let path = path.canonicalize().map_err(|_| Error::Missing { path: path.to_path_buf() })?;
+        let sha256 = digest(&path)?;
+        if let Some(expected) = pin.filter(|p| !p.eq_ignore_ascii_case(&sha256)) {
+            return Err(Error::OtherDigest { path, expected: expected.to_owned(), found: sha256 });
+        }
+        let no_plugin = |reason: String| Error::NotAPlugin { path: path.clone(), reason };
+        // SAFETY: the initialisers of the library run here; the user chose the file, and the docs say so.
+        let mapped = unsafe { libloading::Library::new(&path) }.map_err(|e| no_plugin(chain(&e)))?;
+        // SAFETY: only the symbol's address is taken; it is read by `from_table` after checks.
+        let symbol = unsafe { mapped.get::<*const c_void>(SYMBOL) }
+            .map_err(|_| no_plugin(format!("it exports no symbol `{SYMBOL}`")))?;
+        // SAFETY: libloading hands the address of the data symbol as the value of a pointer type.
+        let table: *const Backend = unsafe { symbol.into_raw() }.as_raw_ptr().cast();
+        let origin = Origin::File { path: path.clone(), sha256 };
+        // SAFETY: the symbol of this name is a table, as the contract asks; its head is checked before the rest is read.
+        unsafe { Self::from_table(table, origin, Some(ManuallyDrop::new(mapped))) }
+    }
+
+    /// # Safety
+    /// `table` points to a `Backend`, or at least to its leading size and version, that lives as long as `mapped`.
+    unsafe fn from_table(
+        table: *const Backend,
+        origin: Origin,
+        mapped: Option<ManuallyDrop<libloading::Library>>,
+    ) -> Result<Self, Error> {
+        let place = match &origin {
+            Origin::Linked => "a linked backend".to_owned(),
+            Origin::File { path, .. } => path.display().to_string(),
+        };
+        // SAFETY: the head is there by the caller's promise; raw reads, so that nothing is assumed of the rest.
+        let (size, major, minor) = unsafe {
+            (
+                (&raw const (*table).size).read(),
+                (&raw const (*table).major).read(),
+                (&raw const (*table).minor).read(),
+            )
+        };
+        if major != MAJOR {
+            return Err(Error::OtherVersion { origin: place, found: (major, minor) });
+        }
+        let broken =
+            |reason: &str| Error::NotAPlugin { path: PathBuf::from(&place), reason: reason.to_owned() };
+        if size < offset_of!(Backend, extension) + size_of::<usize>() {
+            return Err(broken("its table is smaller than version 1.0 asks for"));
+        }
+        // SAFETY: the size covers every field that is known here.
+        let known = unsafe { &*table };
+        let whole = known.open.is_some()
+            && known.close.is_some()
+            && known.describe.is_some()
+            && known.score.is_some();
+        if !whole {
+            return Err(broken("a function of its table is missing"));
+        }
+        // SAFETY: the table's texts live as long as the library.
+        let (name, version) = unsafe { (known.name.get(), known.version.get()) };
+        let (name, version) = name.zip(version).ok_or_else(|| broken("its name or version is not UTF-8"))?;
+        let inner = Inner { table, name: name.into(), version: version.into(), origin, _mapped: mapped };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Name as a user types it after `--backend`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// Version of the backend.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        &self.inner.version
+    }
+
+    /// Where it comes from.
+    #[must_use]
+    pub fn origin(&self) -> &Origin {
+        &self.inner.origin
+    }
+
+    /// Whether it evaluates any forest natively.
+    #[must_use]
+    pub fn takes_forests(&self) -> bool {
+        self.table().features & FEATURE_FOREST != 0
+    }
+
+    pub(crate) fn table(&self) -> &Backend {
+        // SAFETY: checked to be whole when opened, and never unmapped.
+        unsafe { &*self.inner.table }
+    }
+
+    /// The table of an optional ability, typed by the caller as the id demands.
+    pub(crate) fn extension(&self, id: &str) -> Option<*const c_void> {
+        let find = self.table().extension?;
+        // SAFETY: a function of a checked table, with readable text.
+        let table = unsafe { find(Text::new(id)) };
+        (!table.is_null()).then_some(table)
+    }
+}
+
+fn digest(path: &Path) -> Result<String, Error> {
+    let no_plugin = |e: std::io::Error| Error::NotAPlugin {
+        path: path.to_path_buf(),
+        reason: format!("it can't be read ({e})"),
+    };
+    let bytes = std::fs::read(path).map_err(no_plugin)?;
+    Ok(Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect())
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(next) = source {
+        let more = next.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = next.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_file_says_what_to_try() {
+        let error = Library::open(Path::new("no/such/libx.so"), None).expect_err("there is none");
+        assert!(
+            error.to_string().contains("no/such/libx.so") && error.to_string().contains("bheval backends")
+        );
+    }
+
+    #[test]
+    fn a_text_file_is_no_plugin() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), "hello").expect("written");
+        let error = Library::open(file.path(), None).expect_err("text");
+        assert!(matches!(error, Error::NotAPlugin { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_pin_is_checked_before_loading() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let error = Library::open(file.path(), Some("00")).expect_err("another digest");
+        assert!(matches!(error, Error::OtherDigest { .. }), "{error}");
+    }
+}

@@ -1,0 +1,238 @@
+//! Text to ids: any `tokenizer.json` of Hugging Face, and the special tokens that its model goes by.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+/// What can go wrong on the way from text to ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TokenizerError {
+    /// No tokenizer in the folder.
+    Missing {
+        /// The file that was looked for.
+        path: PathBuf,
+    },
+    /// The file is there, but it is none.
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, in the reader's words.
+        reason: String,
+    },
+    /// The tokenizer refused a text, or made nothing of it.
+    NoTokens {
+        /// Why.
+        reason: String,
+    },
+    /// No token of the continuation is left to be scored.
+    NothingScored {
+        /// Why.
+        reason: &'static str,
+    },
+}
+
+impl fmt::Display for TokenizerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing { path } => write!(
+                f,
+                "no tokenizer at {}; `AutoTokenizer.from_pretrained(...).save_pretrained(DIR)` of transformers writes \
+                 tokenizer.json, or name another folder with --tokenizer",
+                path.display()
+            ),
+            Self::Damaged { path, reason } => {
+                write!(
+                    f,
+                    "{} is not a tokenizer that can be read: {reason}; save or copy it again",
+                    path.display()
+                )
+            }
+            Self::NoTokens { reason } => write!(f, "the tokenizer makes no tokens of the text: {reason}"),
+            Self::NothingScored { reason } => write!(f, "no token can be scored: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for TokenizerError {}
+
+/// A special token, and the file that names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpecialToken {
+    /// Its id.
+    pub id: u32,
+    /// Its text: `<s>`.
+    pub text: String,
+    /// `tokenizer_config.json`, `special_tokens_map.json` or `config.json`.
+    pub file: &'static str,
+}
+
+/// The special tokens that scoring may need.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SpecialTokens {
+    /// Begin of sequence.
+    pub bos: Option<SpecialToken>,
+    /// End of sequence.
+    pub eos: Option<SpecialToken>,
+    /// Padding.
+    pub pad: Option<SpecialToken>,
+    /// Unknown.
+    pub unk: Option<SpecialToken>,
+}
+
+/// Ids of a text, with the characters that each covers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encoding {
+    /// Token ids.
+    pub ids: Vec<u32>,
+    /// For each token the range of Unicode characters it covers, end exclusive; empty for a special token.
+    pub offsets: Vec<(usize, usize)>,
+    /// For each token whether the tokenizer itself added it.
+    pub special: Vec<bool>,
+}
+
+/// A tokenizer as its files define it, without truncation and padding.
+#[derive(Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    special: SpecialTokens,
+    settings: Value,
+    sha256: String,
+    folder: PathBuf,
+}
+
+const CONFIG: &str = "tokenizer_config.json";
+const MAP: &str = "special_tokens_map.json";
+const MODEL: &str = "config.json";
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` and its companions from a folder.
+    ///
+    /// # Errors
+    /// No `tokenizer.json`, or a file that can't be read.
+    pub fn load(folder: &Path) -> Result<Self, TokenizerError> {
+        let path = folder.join("tokenizer.json");
+        let bytes = std::fs::read(&path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => TokenizerError::Missing { path: path.clone() },
+            _ => TokenizerError::Damaged { path: path.clone(), reason: e.to_string() },
+        })?;
+        let damaged =
+            |e: tokenizers::Error| TokenizerError::Damaged { path: path.clone(), reason: e.to_string() };
+        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(damaged)?;
+        inner.with_truncation(None).map_err(damaged)?;
+        inner.with_padding(None);
+        let mut hash = Sha256::new_with_prefix(&bytes);
+        let [settings, map, model] =
+            [CONFIG, MAP, MODEL].map(|name| read_json(&folder.join(name), &mut hash));
+        let files = [(CONFIG, settings?), (MAP, map?), (MODEL, model?)];
+        let special = special_tokens(&inner, &files);
+        let [(_, settings), ..] = files;
+        let sha256 = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        Ok(Self { inner, special, settings, sha256, folder: folder.to_path_buf() })
+    }
+
+    /// SHA-256 over the files that decide how text is cut, in hex.
+    #[must_use]
+    pub fn sha256(&self) -> &str {
+        &self.sha256
+    }
+
+    /// The folder it was read from.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The special tokens.
+    #[must_use]
+    pub fn special(&self) -> &SpecialTokens {
+        &self.special
+    }
+
+    /// One past the largest id.
+    #[must_use]
+    pub fn vocab(&self) -> u32 {
+        self.inner.get_vocab(true).values().max().map_or(0, |&id| id + 1)
+    }
+
+    /// The piece with this id as the vocabulary spells it, or `None` for an id it does not have.
+    #[must_use]
+    pub fn piece(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// A setting of `tokenizer_config.json`, if it is a boolean there.
+    #[must_use]
+    pub fn flag(&self, name: &str) -> Option<bool> {
+        self.settings.get(name).and_then(Value::as_bool)
+    }
+
+    /// Ids and character offsets; with `special`, the tokens that the tokenizer adds by itself.
+    ///
+    /// # Errors
+    /// A text that the tokenizer refuses or makes nothing of.
+    pub fn encode(&self, text: &str, special: bool) -> Result<Encoding, TokenizerError> {
+        let encoded = self.inner.encode_char_offsets(text, special).map_err(|e| no_tokens(&e))?;
+        let special: Vec<bool> = encoded.get_special_tokens_mask().iter().map(|&m| m != 0).collect();
+        if special.iter().all(|&s| s) {
+            return Err(TokenizerError::NoTokens {
+                reason: "the text is empty, or holds nothing the tokenizer keeps".into(),
+            });
+        }
+        Ok(Encoding { ids: encoded.get_ids().to_vec(), offsets: encoded.get_offsets().to_vec(), special })
+    }
+
+    /// Ids alone, without special tokens: faster.
+    ///
+    /// # Errors
+    /// A text that the tokenizer refuses. An empty text has no ids.
+    pub fn ids(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        Ok(self.inner.encode_fast(text, false).map_err(|e| no_tokens(&e))?.get_ids().to_vec())
+    }
+}
+
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokenizer").field("sha256", &self.sha256).finish_non_exhaustive()
+    }
+}
+
+fn no_tokens(error: &tokenizers::Error) -> TokenizerError {
+    TokenizerError::NoTokens { reason: error.to_string() }
+}
+
+/// An optional JSON file; null where there is none.
+fn read_json(path: &Path, hash: &mut Sha256) -> Result<Value, TokenizerError> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Value::Null),
+        Err(e) => return Err(TokenizerError::Damaged { path: path.to_path_buf(), reason: e.to_string() }),
+    };
+    hash.update(&bytes);
+    serde_json::from_slice(&bytes)
+        .map_err(|e| TokenizerError::Damaged { path: path.to_path_buf(), reason: e.to_string() })
+}
+
+type Files = [(&'static str, Value); 3];
+
+fn special_tokens(inner: &tokenizers::Tokenizer, files: &Files) -> SpecialTokens {
+    let find = |name: &str| special_token(inner, files, name);
+    SpecialTokens { bos: find("bos"), eos: find("eos"), pad: find("pad"), unk: find("unk") }
+}
+
+/// The tokenizer's own files come first; `config.json` knows ids only, and speaks where the others are silent.
+fn special_token(inner: &tokenizers::Tokenizer, files: &Files, name: &str) -> Option<SpecialToken> {
+    let key = format!("{name}_token");
+    for (file, json) in &files[..2] {
+        let value = &json[&key];
+        let text = value.as_str().or_else(|| value["content"].as_str());
+        if let Some((id, text)) = text.and_then(|t| Some((inner.token_to_id(t)?, t))) {
+            return Some(SpecialToken { id, text: text.to_owned(), file });
+        }
+    }
+    let (file, json) = &files[2];
+    let id = u32::try_from(json[format!("{key}_id")].as_u64()?).ok()?;
+    Some(SpecialToken { id, text: inner.id_to_token(id)?, file })
+}
