@@ -1,5 +1,21 @@
-//! Everything between a file and a token: manifests, bounded readers, archives, tokenisation.
+//! Everything between a file and a token: what data sets are, where they lie, how they are fetched and read, and how
+//! text becomes ids.
+//!
+//! Everything that comes from outside is checked here, once: a file against its pinned size and SHA-256, an
+//! archive and a line against fixed limits. What leaves this crate can be trusted to be the pinned bytes.
 
+pub mod archive;
+pub mod atomic;
+pub mod digest;
 pub mod encode;
+mod error;
+pub mod fetch;
+pub mod jsonl;
+pub mod lines;
+pub mod locate;
+pub mod manifest;
+mod plain_path;
 pub mod protocol;
 pub mod tokenizer;
+
+pub use error::Error;

@@ -73,9 +73,14 @@ impl Task for DemoScenes {
                 target1: scene.target_1,
                 target2: scene.target_2,
             };
-            text += &[&row.context1, &row.context2, &row.target1, &row.target2].map(String::as_str).join("\t");
+            text +=
+                &[&row.context1, &row.context2, &row.target1, &row.target2].map(String::as_str).join("\t");
             let queries = ewok::queries(row, &Place { source: SCENES.name, line: index + 1 })?;
-            loaded.items.push(Item { id: format!("{}/{}/{index}", SCENES.name, scene.domain), subset, queries });
+            loaded.items.push(Item {
+                id: format!("{}/{}/{index}", SCENES.name, scene.domain),
+                subset,
+                queries,
+            });
         }
         loaded.fingerprint = sha256_hex(text.as_bytes());
         complete(&SCENES, loaded)

@@ -59,7 +59,10 @@ impl fmt::Display for Error {
                 write!(f, "{task} has no subset that fits `{pattern}`; it has: {}", known.join(", "))
             }
             Error::EmptySentence { source, line, field } => {
-                write!(f, "{source}, line {line}: `{field}` is empty; an empty sentence has no probability to compare")
+                write!(
+                    f,
+                    "{source}, line {line}: `{field}` is empty; an empty sentence has no probability to compare"
+                )
             }
             Error::Incomplete { task, reason } => {
                 write!(f, "{task}: {reason}; `bheval data verify {task}` checks the files")

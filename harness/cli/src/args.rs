@@ -1,0 +1,276 @@
+//! What was typed. No decisions here.
+
+use std::path::PathBuf;
+
+use bheval_data::protocol::Protocol;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Scores small language models on minimal pairs and world knowledge.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    about,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "Without a command, `eval` is meant:\n  bheval --model DIR --tasks blimp,ewok\n  bheval --model DIR --tasks demo\n\n\
+                  Exit codes: 0 done; 1 finished or broken off, and something failed; 2 could not start."
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) eval: EvalArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Score tasks (the default)
+    Eval(EvalArgs),
+    /// Per-token surprisal of any text, one sentence a line
+    Score(ScoreArgs),
+    /// Show how a few sentences are cut, what is scored, and the classic faults
+    Inspect(InspectArgs),
+    /// List the tasks
+    Tasks(TasksArgs),
+    /// List, verify or fetch the data sets
+    Data(DataArgs),
+    /// List the backends: linked ones and plugins
+    Backends(BackendsArgs),
+}
+
+/// A model and what runs it.
+#[derive(Debug, Args)]
+pub(crate) struct ModelArgs {
+    /// Folder with config.json, weights (safetensors) and tokenizer.json
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Folder of the tokenizer, where it is not the model's
+    #[arg(long, value_name = "DIR")]
+    pub(crate) tokenizer: Option<PathBuf>,
+    /// `auto` (by config.json), a name that `bheval backends` lists, or the path of a plugin
+    #[arg(long, default_value = "auto", value_name = "NAME|FILE")]
+    pub(crate) backend: String,
+    /// Load the plugin only if its file has this SHA-256
+    #[arg(long, value_name = "HEX")]
+    pub(crate) backend_sha256: Option<String>,
+    /// Number format of weights and products; sums and log-probabilities are f32 or better
+    #[arg(long, default_value = "f32")]
+    pub(crate) dtype: DtypeArg,
+    /// Threads [default: all cores]. Scores do not depend on it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) threads: Option<u32>,
+    /// Memory that scoring may take beside the weights
+    #[arg(long, default_value = "256M", value_name = "SIZE", value_parser = size)]
+    pub(crate) memory: u64,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum DtypeArg {
+    F32,
+    Bf16,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum RouteArg {
+    /// Shared beginnings are run once
+    Forest,
+    /// Each sentence on its own: slower, the same numbers
+    Flat,
+}
+
+/// Where data is looked for.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct FolderArgs {
+    /// Data folder, looked into before BHEVAL_DATA and the cache
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Never download
+    #[arg(long)]
+    pub(crate) offline: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvalArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Tasks, groups, subsets and globs: `blimp,ewok/agent*,blimp/morphology` (see `bheval tasks`)
+    #[arg(long, value_name = "LIST")]
+    pub(crate) tasks: String,
+    /// Rules of scoring: bheval, babylm2024, babylm2025 or lm-eval
+    #[arg(long, default_value = "bheval", value_name = "NAME")]
+    pub(crate) protocol: Protocol,
+    /// Only the first N items of each subset
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<usize>,
+    /// Sentences in one call of the backend, or `auto`. Scores do not depend on it
+    #[arg(long, default_value = "auto", value_name = "N", value_parser = batch)]
+    pub(crate) batch_size: Option<usize>,
+    /// How sentences reach the backend
+    #[arg(long, default_value = "forest")]
+    pub(crate) route: RouteArg,
+    #[command(flatten)]
+    pub(crate) folders: FolderArgs,
+    /// Folder of this run; the same command goes on where it was broken off [default: runs/MODEL-TASKS-...]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) run_dir: Option<PathBuf>,
+    /// Put aside what the run's folder holds and start anew
+    #[arg(long)]
+    pub(crate) fresh: bool,
+    /// Print results.json instead of tables
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Also list every paradigm or domain
+    #[arg(long)]
+    pub(crate) full: bool,
+    /// Say nothing on stderr but warnings and errors
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ScoreFormat {
+    /// One row a token
+    Csv,
+    /// One object a sentence, with totals
+    Jsonl,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScoreArgs {
+    /// Text file, one sentence a line, or `-` for stdin
+    #[arg(value_name = "FILE|-")]
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Rules of scoring, which decide what stands before a sentence
+    #[arg(long, default_value = "bheval", value_name = "NAME", conflicts_with = "as_encoded")]
+    pub(crate) protocol: Protocol,
+    /// Score exactly the ids that the tokenizer gives, nothing added; the first one has no score
+    #[arg(long)]
+    pub(crate) as_encoded: bool,
+    /// Reading of masked models: original, within_word_l2r, sentence_l2r. Refused for causal ones
+    #[arg(long, value_name = "NAME")]
+    pub(crate) pll: Option<String>,
+    /// Form of the output
+    #[arg(long, default_value = "csv")]
+    pub(crate) format: ScoreFormat,
+    /// The same as --format jsonl
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Rules of scoring [default: all of them]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) protocol: Option<Protocol>,
+    /// Sentences to show [default: three that show most faults]
+    #[arg(value_name = "SENTENCE")]
+    pub(crate) sentences: Vec<String>,
+    /// Machine-readable
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TasksArgs {
+    /// Machine-readable
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BackendsArgs {
+    /// Machine-readable
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DataArgs {
+    #[command(subcommand)]
+    pub(crate) action: DataAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DataAction {
+    /// Every data set: size, licence, and where it was found
+    List {
+        #[command(flatten)]
+        folders: FolderArgs,
+        /// Machine-readable
+        #[arg(long)]
+        json: bool,
+    },
+    /// Compare files with their SHA-256
+    Verify {
+        /// Data sets [default: all that are found]
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+        #[command(flatten)]
+        folders: FolderArgs,
+    },
+    /// Download data sets into the cache, verified
+    Fetch {
+        /// Data sets
+        #[arg(value_name = "NAME", required = true)]
+        names: Vec<String>,
+        #[command(flatten)]
+        folders: FolderArgs,
+    },
+}
+
+/// A number of bytes: `512M`, `2G`.
+fn size(text: &str) -> Result<u64, String> {
+    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let scale: u64 = match unit.to_ascii_uppercase().trim_end_matches("IB").trim_end_matches('B') {
+        "" => 1,
+        "K" => 1 << 10,
+        "M" => 1 << 20,
+        "G" => 1 << 30,
+        _ => return Err("a size is a number with K, M or G: 512M".into()),
+    };
+    let number: u64 = digits.parse().map_err(|_| "a size is a number with K, M or G: 512M".to_owned())?;
+    number.checked_mul(scale).ok_or_else(|| "that is more memory than there can be".into())
+}
+
+/// `auto`, or a number from 1.
+fn batch(text: &str) -> Result<Option<usize>, String> {
+    if text == "auto" {
+        return Ok(None);
+    }
+    match text.parse() {
+        Ok(n) if n > 0 => Ok(Some(n)),
+        _ => Err("`auto`, or a number from 1".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(size("512M"), Ok(512 << 20));
+        assert_eq!(size("2GiB"), Ok(2 << 30));
+        assert_eq!(size("10"), Ok(10));
+        assert!(size("x").is_err() && size("1T").is_err() && size("99999999999G").is_err());
+    }
+
+    #[test]
+    fn no_command_means_eval() {
+        let cli = Cli::try_parse_from(["bheval", "--model", "m", "--tasks", "demo"]).expect("parsed");
+        assert!(cli.command.is_none());
+        assert_eq!(cli.eval.tasks, "demo");
+        assert!(Cli::try_parse_from(["bheval", "tasks"]).is_ok());
+        assert!(Cli::try_parse_from(["bheval"]).is_err());
+    }
+}

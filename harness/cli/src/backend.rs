@@ -1,0 +1,106 @@
+//! From what was typed after `--backend` to an opened backend.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use bheval_data::tokenizer::Tokenizer;
+use bheval_host::{Backend, Dtype, Library, Model, ModelOptions, file_name, plugin_folders};
+
+use crate::args::{DtypeArg, ModelArgs};
+
+/// The backends that are part of this binary.
+pub(crate) fn linked() -> Vec<&'static Backend> {
+    vec![&bheval_candle::BACKEND]
+}
+
+/// The backend that `--backend` names for a model.
+pub(crate) fn find(args: &ModelArgs) -> anyhow::Result<Library> {
+    let typed = &args.backend;
+    if typed.contains(['/', '\\']) || typed.ends_with(std::env::consts::DLL_SUFFIX) {
+        return Ok(Library::open(Path::new(typed), args.backend_sha256.as_deref())?);
+    }
+    let name = if typed == "auto" { architecture(&args.model)? } else { typed.clone() };
+    match named(&name, args.backend_sha256.as_deref())? {
+        Some(library) => Ok(library),
+        None if typed == "auto" => bail!(
+            "{} is of architecture `{name}`, for which there is no backend; {}",
+            args.model.display(),
+            known()?
+        ),
+        None => bail!(
+            "no backend `{name}`; {}. A plugin would be {} in one of: {}",
+            known()?,
+            file_name(&name),
+            searched()
+        ),
+    }
+}
+
+fn named(name: &str, pin: Option<&str>) -> anyhow::Result<Option<Library>> {
+    // A pin speaks of a file, so only a file can satisfy it.
+    for table in linked().into_iter().filter(|_| pin.is_none()) {
+        let library = Library::linked(table)?;
+        if library.name() == name {
+            return Ok(Some(library));
+        }
+    }
+    let file = plugin_folders().into_iter().map(|folder| folder.join(file_name(name))).find(|f| f.is_file());
+    Ok(file.map(|f| Library::open(&f, pin)).transpose()?)
+}
+
+fn known() -> anyhow::Result<String> {
+    let names: Result<Vec<_>, _> =
+        linked().into_iter().map(|t| Library::linked(t).map(|l| l.name().to_owned())).collect();
+    Ok(format!("linked are: {} (`bheval backends` lists plugins too)", names?.join(", ")))
+}
+
+fn searched() -> String {
+    plugin_folders().iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// `model_type` of a model's `config.json`.
+fn architecture(model: &Path) -> anyhow::Result<String> {
+    let path = model.join("config.json");
+    let bytes = std::fs::read(&path).with_context(|| {
+        format!(
+            "no model at {}: --model takes a folder with config.json and weights, and {} can't be read",
+            model.display(),
+            path.display()
+        )
+    })?;
+    let config: serde_json::Value =
+        serde_json::from_slice(&bytes).with_context(|| format!("{} is no JSON", path.display()))?;
+    let Some(found) = config["model_type"].as_str() else {
+        bail!("{} has no `model_type`; name the architecture with --backend", path.display());
+    };
+    Ok(found.to_owned())
+}
+
+/// How the arguments open a model.
+pub(crate) fn options(args: &ModelArgs) -> ModelOptions {
+    ModelOptions {
+        path: args.model.clone(),
+        threads: args.threads.unwrap_or_else(cores),
+        dtype: match args.dtype {
+            DtypeArg::F32 => Dtype::F32,
+            DtypeArg::Bf16 => Dtype::BF16,
+        },
+        memory: args.memory,
+    }
+}
+
+fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
+}
+
+/// The folder that the tokenizer is read from.
+pub(crate) fn tokenizer_folder(args: &ModelArgs) -> PathBuf {
+    args.tokenizer.clone().unwrap_or_else(|| args.model.clone())
+}
+
+/// Model and tokenizer, for the commands that take text of the user's own.
+pub(crate) fn open(args: &ModelArgs) -> anyhow::Result<(Model, Tokenizer)> {
+    let library = find(args)?;
+    let tokenizer = Tokenizer::load(&tokenizer_folder(args))?;
+    Ok((Model::open(&library, &options(args))?, tokenizer))
+}

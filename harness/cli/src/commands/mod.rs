@@ -1,0 +1,8 @@
+//! One command a file.
+
+pub(crate) mod backends;
+pub(crate) mod data;
+pub(crate) mod eval;
+pub(crate) mod inspect;
+pub(crate) mod score;
+pub(crate) mod tasks;

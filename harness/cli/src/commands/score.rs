@@ -1,0 +1,205 @@
+//! `bheval score`: per-token surprisal of any text.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+
+use anyhow::{Context, bail};
+use bheval_data::encode::Cut;
+use bheval_data::lines::{LINE_LIMIT, lines};
+use bheval_data::tokenizer::Tokenizer;
+use bheval_eval::surprisal::{Mode, SentenceScore, cut, score};
+use bheval_host::Model;
+use serde_json::json;
+
+use crate::args::{ScoreArgs, ScoreFormat};
+use crate::backend::open;
+use crate::console::{Outcome, complain};
+
+/// Sentences that are scored together.
+const BATCH: usize = 256;
+
+pub(crate) fn run(args: ScoreArgs) -> anyhow::Result<Outcome> {
+    let (model, tokenizer) = open(&args.model)?;
+    if let Some(pll) = &args.pll {
+        bail!(
+            "--pll {pll} reads masked models, and {} is causal: leave --pll out",
+            model.info().architecture
+        );
+    }
+    let mode = if args.as_encoded { Mode::AsEncoded } else { Mode::Protocol(args.protocol) };
+    let format = if args.json { ScoreFormat::Jsonl } else { args.format };
+    let name = args.file.display().to_string();
+    let mut scorer =
+        Scorer { model, tokenizer, mode, name, failed: 0, pending: Vec::new(), out: Output::new(format)? };
+    let input = input(&args)?;
+    for line in lines(input, LINE_LIMIT) {
+        scorer.take(line)?;
+    }
+    scorer.flush()?;
+    scorer.out.finish()?;
+    Ok(if scorer.failed == 0 { Outcome::Done } else { Outcome::Failed })
+}
+
+fn input(args: &ScoreArgs) -> anyhow::Result<Box<dyn BufRead>> {
+    if args.file.as_os_str() == "-" {
+        return Ok(Box::new(BufReader::new(io::stdin())));
+    }
+    let file = File::open(&args.file).with_context(|| {
+        format!(
+            "{} can't be read; give a text file with one sentence a line, or `-` for stdin",
+            args.file.display()
+        )
+    })?;
+    Ok(Box::new(BufReader::new(file)))
+}
+
+struct Scorer {
+    model: Model,
+    tokenizer: Tokenizer,
+    mode: Mode,
+    name: String,
+    failed: usize,
+    pending: Vec<(u64, String, Cut)>,
+    out: Output,
+}
+
+impl Scorer {
+    /// A line that can't be scored is reported and left out; the others keep their numbers.
+    fn take(
+        &mut self,
+        line: Result<bheval_data::lines::Line, bheval_data::lines::LineError>,
+    ) -> anyhow::Result<()> {
+        let line = match line {
+            Ok(line) => line,
+            Err(error) => {
+                let text = format!("{}: {error}", self.name);
+                self.fail(&text);
+                return Ok(());
+            }
+        };
+        let place = format!("{}, line {}", self.name, line.number);
+        match cut(&place, &line.text, &self.tokenizer, self.mode, &self.model) {
+            Ok(cut) => self.pending.push((line.number - 1, line.text, cut)),
+            Err(error) => self.fail(&error.to_string()),
+        }
+        let nodes: usize = self.pending.iter().map(|(_, _, cut)| cut.request.ids.len()).sum();
+        if self.pending.len() >= BATCH || nodes > self.model.info().nodes / 2 {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> anyhow::Result<()> {
+        // A batch may not have more nodes than the model takes; the last line may have crossed that.
+        let pending = std::mem::take(&mut self.pending);
+        let (rest, last) = pending.split_at(pending.len().saturating_sub(1));
+        self.score(rest)?;
+        self.score(last)
+    }
+
+    fn score(&mut self, batch: &[(u64, String, Cut)]) -> anyhow::Result<()> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let cuts: Vec<Cut> = batch.iter().map(|(_, _, cut)| cut.clone()).collect();
+        match score(&mut self.model, &self.tokenizer, &cuts) {
+            Ok(scores) => {
+                for ((sentence, text, _), score) in batch.iter().zip(&scores) {
+                    self.out.write(*sentence, text, score)?;
+                }
+                Ok(())
+            }
+            Err(error) if batch.len() == 1 => {
+                let text = format!("{}, line {}: {error}", self.name, batch[0].0 + 1);
+                self.fail(&text);
+                Ok(())
+            }
+            Err(_) => {
+                let (left, right) = batch.split_at(batch.len() / 2);
+                self.score(left)?;
+                self.score(right)
+            }
+        }
+    }
+
+    fn fail(&mut self, text: &str) {
+        self.failed += 1;
+        complain(text);
+    }
+}
+
+/// Rows of tokens, or objects of sentences.
+enum Output {
+    Csv(Box<csv::Writer<io::Stdout>>),
+    Jsonl(io::Stdout),
+}
+
+impl Output {
+    fn new(format: ScoreFormat) -> anyhow::Result<Self> {
+        if format == ScoreFormat::Jsonl {
+            return Ok(Self::Jsonl(io::stdout()));
+        }
+        let mut writer = csv::Writer::from_writer(io::stdout());
+        writer.write_record([
+            "sentence",
+            "index",
+            "id",
+            "piece",
+            "start",
+            "end",
+            "log_prob",
+            "surprisal_bits",
+        ])?;
+        Ok(Self::Csv(Box::new(writer)))
+    }
+
+    fn write(&mut self, sentence: u64, text: &str, score: &SentenceScore) -> anyhow::Result<()> {
+        match self {
+            Self::Csv(writer) => rows(writer, sentence, score),
+            Self::Jsonl(out) => Ok(writeln!(out, "{}", object(sentence, text, score))?),
+        }
+    }
+
+    fn finish(&mut self) -> anyhow::Result<()> {
+        match self {
+            Self::Csv(writer) => Ok(writer.flush()?),
+            Self::Jsonl(out) => Ok(out.flush()?),
+        }
+    }
+}
+
+fn rows(writer: &mut csv::Writer<io::Stdout>, sentence: u64, score: &SentenceScore) -> anyhow::Result<()> {
+    for (index, token) in score.tokens.iter().enumerate() {
+        let (start, end) = token.offsets;
+        writer.write_record([
+            sentence.to_string(),
+            index.to_string(),
+            token.id.to_string(),
+            token.piece.clone(),
+            start.to_string(),
+            end.to_string(),
+            token.log_prob.map_or(String::new(), |l| l.to_string()),
+            token.surprisal_bits().map_or(String::new(), |s| s.to_string()),
+        ])?;
+    }
+    Ok(())
+}
+
+fn object(sentence: u64, text: &str, score: &SentenceScore) -> serde_json::Value {
+    let tokens: Vec<_> = score
+        .tokens
+        .iter()
+        .enumerate()
+        .map(|(index, t)| {
+            json!({
+                "index": index, "id": t.id, "piece": t.piece, "start": t.offsets.0, "end": t.offsets.1,
+                "log_prob": t.log_prob, "surprisal_bits": t.surprisal_bits(),
+            })
+        })
+        .collect();
+    let total = score.log_prob();
+    json!({
+        "sentence": sentence, "text": text, "log_prob": total, "surprisal_bits": -total / std::f64::consts::LN_2,
+        "tokens_scored": score.scored(), "tokens": tokens,
+    })
+}

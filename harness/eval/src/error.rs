@@ -1,0 +1,173 @@
+//! What can go wrong in a run.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// A point in which a stored run differs from the one that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// What: `model`, `protocol`.
+    pub what: String,
+    /// As stored.
+    pub stored: String,
+    /// As asked for.
+    pub asked: String,
+}
+
+/// A failure of a run, with where it happened and what to try.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The data.
+    Data(bheval_data::Error),
+    /// A task.
+    Task(bheval_tasks::Error),
+    /// The backend.
+    Backend(bheval_host::Error),
+    /// The tokenizer itself.
+    Tokenizer(bheval_data::tokenizer::TokenizerError),
+    /// The tokenizer, on one item.
+    Uncut {
+        /// Id of the item.
+        item: String,
+        /// Why.
+        source: bheval_data::tokenizer::TokenizerError,
+    },
+    /// An item is longer than the model can take. It is never cut.
+    TooLong {
+        /// Id of the item.
+        item: String,
+        /// Its tokens.
+        tokens: usize,
+        /// What the model takes.
+        limit: usize,
+    },
+    /// The tokenizer makes ids that the model does not have.
+    OtherVocabulary {
+        /// Id of the item.
+        item: String,
+        /// The id.
+        id: u32,
+        /// Size of the model's vocabulary.
+        vocab: u32,
+    },
+    /// A file of the model is missing or can't be read.
+    Model {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A file of the run can't be written or read.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What was done.
+        action: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The run's folder holds another run.
+    OtherRun {
+        /// The folder.
+        folder: PathBuf,
+        /// In what they differ.
+        differences: Vec<Difference>,
+    },
+    /// Another process works on the run.
+    Busy {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A plan or result that can't be read back.
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl From<bheval_data::Error> for Error {
+    fn from(error: bheval_data::Error) -> Self {
+        Error::Data(error)
+    }
+}
+
+impl From<bheval_tasks::Error> for Error {
+    fn from(error: bheval_tasks::Error) -> Self {
+        Error::Task(error)
+    }
+}
+
+impl From<bheval_host::Error> for Error {
+    fn from(error: bheval_host::Error) -> Self {
+        Error::Backend(error)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Data(e) => e.fmt(f),
+            Error::Task(e) => e.fmt(f),
+            Error::Backend(e) => e.fmt(f),
+            Error::Tokenizer(e) => e.fmt(f),
+            Error::Uncut { item, source } => write!(f, "{item}: {source}"),
+            Error::TooLong { item, tokens, limit } => write!(
+                f,
+                "{item} has {tokens} tokens, and the model takes {limit}; nothing is ever cut off, since a score of a \
+                 shorter text is another score. Leave the item's task out, or use a model with a longer context"
+            ),
+            Error::OtherVocabulary { item, id, vocab } => write!(
+                f,
+                "{item}: the tokenizer makes token id {id}, but the model's vocabulary has {vocab} entries; the tokenizer \
+                 belongs to another model (`bheval inspect` shows both)"
+            ),
+            Error::Model { path, reason } => {
+                write!(f, "{}: {reason}; --model takes a folder with config.json and weights", path.display())
+            }
+            Error::File { path, action, source } => {
+                write!(f, "could not {action} {}: {source}; {}", path.display(), advice(source))
+            }
+            Error::OtherRun { folder, differences } => other_run(f, folder, differences),
+            Error::Busy { folder } => write!(
+                f,
+                "another bheval is at work in {}; wait for it, end it, or choose another --run-dir",
+                folder.display()
+            ),
+            Error::Damaged { path, reason } => write!(
+                f,
+                "{} can't be read back: {reason}; move it away, or start anew with --fresh",
+                path.display()
+            ),
+        }
+    }
+}
+
+fn other_run(
+    f: &mut fmt::Formatter<'_>,
+    folder: &std::path::Path,
+    differences: &[Difference],
+) -> fmt::Result {
+    write!(f, "{} holds another run:", folder.display())?;
+    for Difference { what, stored, asked } in differences {
+        write!(f, " {what} was {stored} and is now {asked};")?;
+    }
+    write!(f, " choose another --run-dir, or --fresh to put that run aside")
+}
+
+/// What to try after an I/O error.
+fn advice(error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind::{NotFound, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    match error.kind() {
+        StorageFull | QuotaExceeded => {
+            "free some space and run the same command again: what was scored so far is kept"
+        }
+        PermissionDenied | ReadOnlyFilesystem => "choose a folder that you may write to with --run-dir",
+        NotFound => "check the path",
+        _ => "run the same command again: what was scored so far is kept",
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,68 @@
+//! What a model is, in one number: a digest over the files that decide its scores.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::Error;
+
+/// SHA-256, in hex, over names and contents of a model's files: `config.json`, weights and their index in a folder, or a
+/// single file.
+///
+/// # Errors
+/// A folder without such files, or one that can't be read.
+pub fn model_sha256(path: &Path) -> Result<String, Error> {
+    let mut hash = Sha256::new();
+    for file in files(path)? {
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut open = File::open(&file).map_err(|e| unreadable(&file, &e))?;
+        let len = open.metadata().map_err(|e| unreadable(&file, &e))?.len();
+        // Lengths are hashed with the names, so that no two sets of files run into each other.
+        hash.update(format!("{name}\0{len}\0"));
+        feed(&mut hash, &mut open).map_err(|e| unreadable(&file, &e))?;
+    }
+    Ok(hex(&hash.finalize()))
+}
+
+fn feed(hash: &mut Sha256, file: &mut File) -> std::io::Result<()> {
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(()),
+            n => hash.update(&buffer[..n]),
+        }
+    }
+}
+
+fn files(path: &Path) -> Result<Vec<PathBuf>, Error> {
+    if path.is_file() {
+        return Ok(vec![path.to_path_buf()]);
+    }
+    let entries = std::fs::read_dir(path).map_err(|e| unreadable(path, &e))?;
+    let mut files: Vec<PathBuf> =
+        entries.filter_map(Result::ok).map(|e| e.path()).filter(|p| decides(p)).collect();
+    files.sort();
+    if files.is_empty() {
+        return Err(Error::Model {
+            path: path.to_path_buf(),
+            reason: "no config.json and no weights".into(),
+        });
+    }
+    Ok(files)
+}
+
+fn decides(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name == "config.json" || name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json")
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Error {
+    Error::Model { path: path.to_path_buf(), reason: error.to_string() }
+}
+
+/// Bytes in lower-case hex.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}

@@ -1,0 +1,252 @@
+//! What will happen: models, data and rules, resolved and fingerprinted. Everything it names exists.
+
+use std::path::{Path, PathBuf};
+
+use bheval_data::encode::{Encoder, Query};
+use bheval_data::locate::Folders;
+use bheval_data::protocol::Protocol;
+use bheval_data::tokenizer::Tokenizer;
+use bheval_host::{Library, Model, ModelOptions, Origin, Route};
+use bheval_tasks::{Loaded, Selected};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::fingerprint::hex;
+use crate::{Difference, Error, Questions, model_sha256};
+
+/// Layout of the run's folder and the meaning of its files.
+const FORMAT: u32 = 1;
+
+/// A task as it is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskPlan {
+    /// Name.
+    pub name: String,
+    /// Version of the task.
+    pub version: u32,
+    /// Fingerprint of its data.
+    pub data: String,
+    /// The subsets asked for; none means all.
+    pub subsets: Vec<String>,
+    /// How many items of each subset, where not all.
+    pub limit: Option<usize>,
+}
+
+/// All that decides the scores. Two runs with the same identity have the same results.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Layout of the run's folder.
+    pub format: u32,
+    /// Version of bheval.
+    pub bheval: String,
+    /// SHA-256 over the model's files.
+    pub model: String,
+    /// SHA-256 over the tokenizer's files.
+    pub tokenizer: String,
+    /// Backend: name, version, and digest of the file it was loaded from.
+    pub backend: String,
+    /// Number format.
+    pub dtype: String,
+    /// `forest` or `flat`.
+    pub route: String,
+    /// Protocol.
+    pub protocol: String,
+    /// Tasks.
+    pub tasks: Vec<TaskPlan>,
+}
+
+/// A run's plan as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// SHA-256 over the identity, in hex.
+    pub key: String,
+    /// What decides the scores.
+    pub identity: Identity,
+    /// Folder or file of the model, as typed.
+    pub model_path: String,
+    /// Architecture as the backend names it.
+    pub architecture: String,
+    /// Number of parameters.
+    pub parameters: u64,
+    /// The token that stands before each sentence, as `text (id)`, if the protocol puts one there.
+    pub prefix: Option<String>,
+    /// Whether the first token of a sentence is scored. Without a token before it, it can't be.
+    pub first_token_scored: bool,
+}
+
+/// A plan with everything opened and read.
+#[derive(Debug)]
+pub struct Planned {
+    /// The plan.
+    pub plan: Plan,
+    /// The model.
+    pub model: Model,
+    /// Selected tasks and their items.
+    pub tasks: Vec<(Selected, Loaded)>,
+    /// What must be scored.
+    pub questions: Questions,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// How forests reach the backend.
+    pub route: Route,
+}
+
+/// What a plan is made of.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// The backend.
+    pub library: &'a Library,
+    /// How to open the model.
+    pub options: ModelOptions,
+    /// Folder of the tokenizer.
+    pub tokenizer: PathBuf,
+    /// Tasks.
+    pub tasks: Vec<Selected>,
+    /// Items of each subset, where not all.
+    pub limit: Option<usize>,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// How forests reach the backend.
+    pub route: Route,
+    /// Where data is looked for.
+    pub folders: &'a Folders,
+}
+
+impl Planned {
+    /// Opens, reads and cuts everything that a run needs. Nothing is scored yet.
+    ///
+    /// # Errors
+    /// Whatever keeps the run from starting.
+    pub fn resolve(request: Request<'_>) -> Result<Self, Error> {
+        let tokenizer = Tokenizer::load(&request.tokenizer).map_err(Error::Tokenizer)?;
+        let model = Model::open(request.library, &request.options)?;
+        let tasks = load(request.tasks, request.folders, request.limit)?;
+        let encoder = Encoder::new(&tokenizer, request.protocol);
+        let loaded: Vec<_> = tasks.iter().map(|(_, loaded)| loaded.clone()).collect();
+        let questions = Questions::new(&loaded, &encoder, model.info())?;
+        let identity = Identity {
+            format: FORMAT,
+            bheval: env!("CARGO_PKG_VERSION").to_owned(),
+            model: model_sha256(&request.options.path)?,
+            tokenizer: tokenizer.sha256().to_owned(),
+            backend: backend_name(request.library),
+            dtype: model.info().dtype.clone(),
+            route: route_name(request.library, request.route).to_owned(),
+            protocol: request.protocol.name().to_owned(),
+            tasks: tasks.iter().map(|(s, l)| task_plan(s, l, request.limit)).collect(),
+        };
+        let plan = Plan {
+            key: identity.key(),
+            identity,
+            model_path: request.options.path.display().to_string(),
+            architecture: model.info().architecture.clone(),
+            parameters: model.info().parameters,
+            prefix: encoder.prefix_token().map(|t| format!("{} ({})", t.text, t.id)),
+            first_token_scored: first_token_scored(&encoder)?,
+        };
+        Ok(Self { plan, model, tasks, questions, protocol: request.protocol, route: request.route })
+    }
+}
+
+fn load(
+    tasks: Vec<Selected>,
+    folders: &Folders,
+    limit: Option<usize>,
+) -> Result<Vec<(Selected, Loaded)>, Error> {
+    let mut all = Vec::new();
+    for selected in tasks {
+        let loaded = selected.task.load(folders)?;
+        selected.check(&loaded.subsets)?;
+        let loaded = loaded.narrowed(|subset| selected.wants(subset), limit);
+        all.push((selected, loaded));
+    }
+    Ok(all)
+}
+
+fn task_plan(selected: &Selected, loaded: &Loaded, limit: Option<usize>) -> TaskPlan {
+    let info = selected.task.info();
+    let part = !selected.patterns.is_empty();
+    let names = loaded.subsets.iter().filter(|_| part).map(|s| s.name.clone());
+    TaskPlan {
+        name: info.name.to_owned(),
+        version: info.version,
+        data: loaded.fingerprint.clone(),
+        subsets: names.collect(),
+        limit,
+    }
+}
+
+fn first_token_scored(encoder: &Encoder<'_>) -> Result<bool, Error> {
+    let cut = encoder.cut(&Query::sentence("The cat sat on the mat.")).map_err(Error::Tokenizer)?;
+    Ok(cut.unscored == 0)
+}
+
+fn backend_name(library: &Library) -> String {
+    match library.origin() {
+        Origin::Linked => format!("{} {}", library.name(), library.version()),
+        Origin::File { sha256, .. } => format!("{} {} sha256:{sha256}", library.name(), library.version()),
+    }
+}
+
+fn route_name(library: &Library, route: Route) -> &'static str {
+    match route {
+        Route::Forest if library.takes_forests() => "forest",
+        Route::Forest | Route::Flat => "flat",
+    }
+}
+
+impl Identity {
+    /// SHA-256 over all of it, in hex.
+    #[must_use]
+    pub fn key(&self) -> String {
+        let text = serde_json::to_string(self).expect("an identity is plain data and always JSON");
+        hex(&Sha256::digest(text.as_bytes()))
+    }
+
+    /// In what another identity differs from this one.
+    #[must_use]
+    pub fn differences(&self, asked: &Identity) -> Vec<Difference> {
+        let stored = fields(self);
+        let asked = fields(asked);
+        let differ = |((what, stored), (_, asked)): ((&str, String), (&str, String))| {
+            (stored != asked).then(|| Difference { what: what.to_owned(), stored, asked })
+        };
+        stored.into_iter().zip(asked).filter_map(differ).collect()
+    }
+}
+
+fn fields(identity: &Identity) -> [(&'static str, String); 9] {
+    let Identity { format, bheval, model, tokenizer, backend, dtype, route, protocol, tasks } = identity;
+    let short = |digest: &str| digest.get(..12).unwrap_or(digest).to_owned();
+    let task = |t: &TaskPlan| {
+        let limit = t.limit.map_or(String::new(), |l| format!(" limit {l}"));
+        let subsets =
+            if t.subsets.is_empty() { String::new() } else { format!("/{{{}}}", t.subsets.join(",")) };
+        format!("{}{subsets}{limit} v{} data {}", t.name, t.version, short(&t.data))
+    };
+    [
+        ("the folder's format", format.to_string()),
+        ("bheval's version", bheval.clone()),
+        ("the model", short(model)),
+        ("the tokenizer", short(tokenizer)),
+        ("the backend", backend.clone()),
+        ("the number format", dtype.clone()),
+        ("the route", route.clone()),
+        ("the protocol", protocol.clone()),
+        ("the tasks", tasks.iter().map(task).collect::<Vec<_>>().join(" + ")),
+    ]
+}
+
+impl Plan {
+    /// A folder's name for this run, the same for the same command: model, tasks, protocol, and the key's beginning.
+    #[must_use]
+    pub fn folder_name(&self) -> String {
+        let model = Path::new(&self.model_path);
+        let model = model.canonicalize().unwrap_or_else(|_| model.to_path_buf());
+        let model = model.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let tasks: Vec<_> = self.identity.tasks.iter().map(|t| t.name.as_str()).collect();
+        let tasks = if tasks.len() > 3 { format!("{}-tasks", tasks.len()) } else { tasks.join("+") };
+        let name = format!("{model}-{tasks}-{}-{}", self.identity.protocol, &self.key[..8]);
+        name.chars().map(|c| if c.is_alphanumeric() || "-+_.".contains(c) { c } else { '_' }).collect()
+    }
+}
