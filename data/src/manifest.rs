@@ -79,8 +79,10 @@ impl Manifest {
     }
 
     fn fault(&self) -> Option<String> {
-        if self.name.is_empty() || self.files.is_empty() {
-            return Some("it needs a name and at least one file".to_owned());
+        // The name becomes a file name: that of the lock of downloads.
+        let letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        if self.name.is_empty() || !self.name.bytes().all(letter) || self.files.is_empty() {
+            return Some("it needs a name of letters, digits and `_`, and at least one file".to_owned());
         }
         let mut seen = BTreeSet::new();
         self.files.iter().find_map(|file| match file.fault() {
