@@ -4,13 +4,14 @@
 
 mod server;
 
+use std::cell::Cell;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bheval_data::Error;
 use bheval_data::digest::sha256_hex;
-use bheval_data::fetch::{FetchFault, Fetched, Patience, fetch_with};
+use bheval_data::fetch::{FetchFault, Fetched, Patience, Progress, fetch_with};
 use bheval_data::locate::{Folders, Place};
 use bheval_data::manifest::{FileEntry, Manifest};
 use server::{Answer, Server};
@@ -28,6 +29,8 @@ struct Scene {
     server: Server,
     manifest: Manifest,
     folders: Folders,
+    /// The most bytes that any progress told of.
+    most_told: Cell<u64>,
     _folder: TempDir,
 }
 
@@ -61,11 +64,12 @@ impl Scene {
         let folder = tempfile::tempdir().unwrap();
         let cache = folder.path().join("cache");
         let folders = Folders { given: None, env: None, cache, offline: false };
-        Scene { server, manifest, folders, _folder: folder }
+        Scene { server, manifest, folders, most_told: Cell::new(0), _folder: folder }
     }
 
     fn fetch(&self) -> Result<Fetched, Error> {
-        fetch_with(&self.manifest, &self.folders, QUICK, &mut |_| ())
+        let mut tell = |progress: Progress<'_>| self.most_told.set(self.most_told.get().max(progress.bytes));
+        fetch_with(&self.manifest, &self.folders, QUICK, &mut tell)
     }
 
     fn target(&self) -> PathBuf {
@@ -124,8 +128,7 @@ fn progress_counts_over_all_files() {
     let folder = tempfile::tempdir().unwrap();
     let folders = Folders { given: None, env: None, cache: folder.path().into(), offline: false };
     let mut told = Vec::new();
-    let mut tell =
-        |p: bheval_data::fetch::Progress<'_>| told.push((p.path.to_owned(), p.file, p.bytes, p.total));
+    let mut tell = |p: Progress<'_>| told.push((p.path.to_owned(), p.file, p.bytes, p.total));
     fetch_with(&manifest(files), &folders, QUICK, &mut tell).unwrap();
     assert_eq!(told.first(), Some(&("set/1".to_owned(), 1, 5, 15)));
     assert_eq!(told.last(), Some(&("set/2".to_owned(), 2, 15, 15)));
@@ -197,10 +200,13 @@ fn a_part_of_other_content_starts_over() {
 #[test]
 fn more_bytes_than_pinned_are_not_taken() {
     let mut longer = content();
-    longer.push(b'!');
-    for answer in [Answer::Whole(longer.clone()), Answer::Unmeasured(longer.clone())] {
+    longer.extend([b'!'; 500_000]);
+    // A length that is announced is refused unread; without one, nothing is written beyond the pinned size.
+    for (answer, most) in [(Answer::Whole(longer.clone()), 0), (Answer::Unmeasured(longer.clone()), 200_000)]
+    {
         let scene = Scene::new(vec![answer]);
         assert_eq!(scene.fault(), FetchFault::TooManyBytes { expected: 200_000 });
+        assert!(scene.most_told.get() <= most, "{}", scene.most_told.get());
         assert!(!scene.part().exists());
         assert_eq!(scene.server.ranges().len(), 1, "it is not tried again");
     }
