@@ -1,1 +1,4 @@
 //! .
+pub mod kernels;
+#[cfg(test)]
+mod test_numbers;
