@@ -1,0 +1,15 @@
+//! Arithmetic on plain `f32` slices with a fixed order of operations.
+//!
+//! The one invariant: a result depends on its own operands alone. Every output is the same sequence of correctly rounded
+//! operations whatever the number of rows, the place of a row, the thread or the instruction set.
+
+pub mod elementwise;
+pub mod gemm;
+mod launch;
+pub mod softmax;
+
+pub use launch::Isa;
+pub(crate) use launch::{Kernel, launch};
+
+/// Lanes of a sum: element `i` belongs to lane `i % LANES`, whatever the width of the machine's registers.
+pub(crate) const LANES: usize = 16;

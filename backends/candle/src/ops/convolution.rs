@@ -1,0 +1,65 @@
+//! The short causal convolution over the path above each node: depthwise, no bias, no activation.
+
+use bheval_abi::NO_PARENT;
+
+use crate::kernels::{Isa, Kernel, launch};
+
+/// Taps of a depthwise convolution over `C` channels, `[taps, C]`, the tap of the node itself last.
+#[derive(Clone, Debug)]
+pub struct Taps {
+    channels: usize,
+    weights: Vec<f32>,
+}
+
+impl Taps {
+    /// From candle's layout, `[channels, 1, taps]` each, the channels of the parts side by side.
+    #[must_use]
+    pub fn new(taps: usize, parts: &[&[f32]]) -> Self {
+        let channels = parts.iter().map(|p| p.len() / taps).sum();
+        let rows = || parts.iter().flat_map(|p| p.chunks_exact(taps));
+        Self { channels, weights: (0..taps).flat_map(|t| rows().map(move |row| row[t])).collect() }
+    }
+
+    fn count(&self) -> usize {
+        self.weights.len() / self.channels
+    }
+}
+
+/// `y[row - first] = Σ_t w[t] ⊙ x[ancestor t of row]` for the rows `first..`, as many as `y` holds; the farthest ancestor
+/// comes first in the sum, and those before the root are left out. `x` is `[rows, C]`, `y` is `[some, C]`.
+///
+/// # Panics
+/// If the lengths do not fit.
+pub fn over_paths(isa: Isa, parents: &[u32], x: &[f32], taps: &Taps, first: usize, y: &mut [f32]) {
+    assert_eq!(x.len(), parents.len() * taps.channels, "x has another number of rows than the walk");
+    launch(isa, OverPaths { parents, x, taps, first, y });
+}
+
+struct OverPaths<'a> {
+    parents: &'a [u32],
+    x: &'a [f32],
+    taps: &'a Taps,
+    first: usize,
+    y: &'a mut [f32],
+}
+
+impl Kernel for OverPaths<'_> {
+    #[inline(always)]
+    fn run(self, _: Isa) {
+        let channels = self.taps.channels;
+        let mut path = Vec::with_capacity(self.taps.count());
+        for (row, y) in (self.first..).zip(self.y.chunks_exact_mut(channels)) {
+            path.clear();
+            let above = |&row: &u32| Some(self.parents[row as usize]).filter(|&p| p != NO_PARENT);
+            path.extend(std::iter::successors(Some(row as u32), above).take(self.taps.count()));
+            y.fill(0.0);
+            for (age, &row) in path.iter().enumerate().rev() {
+                let w = &self.taps.weights[(self.taps.count() - 1 - age) * channels..][..channels];
+                let x = &self.x[row as usize * channels..][..channels];
+                for ((y, &w), &x) in y.iter_mut().zip(w).zip(x) {
+                    *y = w.mul_add(x, *y);
+                }
+            }
+        }
+    }
+}
