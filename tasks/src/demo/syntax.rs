@@ -1,0 +1,148 @@
+//! Pairs in which a clause has the wrong shape: its arguments, or the place of a question's gap.
+
+use super::Phenomenon;
+
+/// An object goes with a verb that takes one (first half); a verb that needs one does not go without (second half).
+pub(super) const TRANSITIVITY: Phenomenon = Phenomenon {
+    uid: "demo_transitivity",
+    field: "syntax",
+    linguistics_term: "argument_structure",
+    pairs: [
+        "The girl [opened|arrived] the heavy door.",
+        "The farmer [fed|slept] the chickens.",
+        "My cousin [invited|giggled] the neighbors.",
+        "The storm [destroyed|vanished] the little boat.",
+        "The magician [hid|hesitated] the coin.",
+        "The waiter [cleaned|yawned] the tables.",
+        "Our teacher [praised|fainted] the students.",
+        "The nurse [lifted|knelt] the old man.",
+        "The cat [caught|purred] a mouse.",
+        "The mechanics [repaired|emerged] the engine.",
+        "The old man [coughed|mentioned] all night.",
+        "The baby [slept|avoided] for three hours.",
+        "The clowns [laughed|described] at the party.",
+        "Her grandfather [died|discovered] in April.",
+        "The guests [arrived|greeted] before noon.",
+        "The birds [vanished|resembled] after the storm.",
+        "Two strangers [appeared|thanked] at the gate.",
+        "The children [smiled|devoured] during the show.",
+        "The tired runner [fainted|blamed] near the finish line.",
+        "The sun [shone|brought] all day.",
+    ],
+};
+
+/// Only a verb that takes an object has a passive.
+pub(super) const PASSIVE: Phenomenon = Phenomenon {
+    uid: "demo_passive",
+    field: "syntax",
+    linguistics_term: "argument_structure",
+    pairs: [
+        "The window was [broken|trembled] by the boys.",
+        "The song was [written|smiled] by a famous composer.",
+        "The puppy was [found|barked] by two hikers.",
+        "The guests were [welcomed|laughed] by the hostess.",
+        "The soup was [tasted|sneezed] by the chef.",
+        "The thief was [caught|blushed] by the police.",
+        "The garden is [watered|existed] by our neighbor.",
+        "The bridge was [designed|fainted] by an engineer from Spain.",
+        "The tickets were [checked|waited] by the driver.",
+        "The children were [driven|yawned] to school by their father.",
+        "This cheese is [made|slept] by monks.",
+        "The old barn was [sold|sighed] by the farmer.",
+        "The answer was [known|hesitated] by everyone.",
+        "The patient was [examined|coughed] by a young doctor.",
+        "The mountain was [climbed|remained] by my cousins.",
+        "The baby was [carried|cried] by her grandmother.",
+        "The house was [cleaned|appeared] by the new owners.",
+        "The race was [won|emerged] by a girl from Kenya.",
+        "The letter was [opened|happened] by mistake.",
+        "The toys were [hidden|giggled] by the twins.",
+    ],
+};
+
+/// A clause with a gap for its object is opened by a wh-word; `that` opens a whole clause.
+pub(super) const WH_OR_THAT: Phenomenon = Phenomenon {
+    uid: "demo_wh_vs_that_object_gap",
+    field: "syntax",
+    linguistics_term: "filler_gap_dependency",
+    pairs: [
+        "Lisa knows [what|that] the chef found at the market.",
+        "The detective discovered [what|that] the maid removed from the safe.",
+        "Everyone remembers [who|that] the mayor thanked in his speech.",
+        "My brother forgot [what|that] the teacher wanted.",
+        "The guard saw [who|that] the queen greeted at the gate.",
+        "We know [what|that] the carpenter repaired last year.",
+        "The boy noticed [what|that] his sister wore to the party.",
+        "Alice guessed [what|that] her uncle brought from Italy.",
+        "The reporter revealed [who|that] the judge admired.",
+        "The children heard [who|that] the coach blamed.",
+        "Nobody said [what|that] the boss needed.",
+        "The cook explained [what|that] the guests avoided.",
+        "The doctor learned [what|that] the patient mentioned to the nurse.",
+        "Henry told us [what|that] the museum owned.",
+        "The farmer understood [what|that] the tourists described.",
+        "The police found out [who|that] the thief contacted before the robbery.",
+        "My mother remembers [what|that] the baby threw at the cat.",
+        "The twins realized [what|that] the dog caught.",
+        "The secretary wrote down [what|that] the customer purchased.",
+        "The clerk announced [who|that] the club invited.",
+    ],
+};
+
+/// A question asks for the object of its main clause, not of an adjunct.
+pub(super) const ADJUNCT_ISLAND: Phenomenon = Phenomenon {
+    uid: "demo_adjunct_island",
+    field: "syntax",
+    linguistics_term: "island_effects",
+    pairs: [
+        "What did Anna read[| the letter] before mailing[ the letter|]?",
+        "Who did the nurse thank[| the doctor] after replacing[ the doctor|]?",
+        "What should Tom wash[| the brush] before using[ the brush|]?",
+        "Who will the mayor thank[| the guests] after greeting[ the guests|]?",
+        "What did the cook taste[| the soup] while making[ the soup|]?",
+        "Who did Maria visit[| her aunt] before inviting[ her aunt|]?",
+        "What did the farmer sell[| the barn] after buying[ the barn|]?",
+        "Who can the teacher praise[| the boys] without blaming[ the boys|]?",
+        "What did the men drop[| the ladder] while carrying[ the ladder|]?",
+        "Who did the guard see[| the thief] before catching[ the thief|]?",
+        "What might Laura break[| the vase] while wrapping[ the vase|]?",
+        "Who did the singer thank[| the pianist] after hiring[ the pianist|]?",
+        "What did the children find[| the map] before losing[ the map|]?",
+        "Who should the lawyer question[| the witness] before accusing[ the witness|]?",
+        "What will the artist hang[| the picture] after framing[ the picture|]?",
+        "Who did Simon hug[| his sister] after finding[ his sister|]?",
+        "What did the tailor fold[| the shirt] after mending[ the shirt|]?",
+        "Who would the coach warn[| the players] before punishing[ the players|]?",
+        "What did the scientists notice[| the crater] while measuring[ the crater|]?",
+        "Who could the queen invite[| the prince] without offending[ the prince|]?",
+    ],
+};
+
+/// A question asks for the object of its main clause, not of a relative clause within a noun phrase.
+pub(super) const COMPLEX_NP_ISLAND: Phenomenon = Phenomenon {
+    uid: "demo_complex_np_island",
+    field: "syntax",
+    linguistics_term: "island_effects",
+    pairs: [
+        "What did the boy who found [the ring lose|lose the ring]?",
+        "Who did the woman who hired [the gardener thank|thank the gardener]?",
+        "What did the farmer who raised [the cows sell|sell the cows]?",
+        "Who did the reporter who criticized [the mayor visit|visit the mayor]?",
+        "What should the student who borrowed [the books return|return the books]?",
+        "Who will the captain who rescued [the sailors blame|blame the sailors]?",
+        "What has the artist who bought [the studio painted|painted the studio]?",
+        "Who did the lawyer who accused [the clerk defend|defend the clerk]?",
+        "What did the children who discovered [the raft carry|carry the raft]?",
+        "Who can the guide who recommended [the ranger trust|trust the ranger]?",
+        "What did the thief who grabbed [the bag drop|drop the bag]?",
+        "Who did the boys who chased [the clown annoy|annoy the clown]?",
+        "What will the chef who wants [the knife sharpen|sharpen the knife]?",
+        "Who did the queen who pardoned [the knight admire|admire the knight]?",
+        "What did the engineer who constructed [the bridge inspect|inspect the bridge]?",
+        "Who should the coach who selected [the players praise|praise the players]?",
+        "What did the girl who mended [the coat wear|wear the coat]?",
+        "Who did the teacher who scolded [the twins meet|meet the twins]?",
+        "What could the mechanic who owns [the truck repair|repair the truck]?",
+        "Who did the actor who imitated [the singer offend|offend the singer]?",
+    ],
+};

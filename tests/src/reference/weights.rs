@@ -1,0 +1,108 @@
+//! A model's folder: `config.json` and one `model.safetensors`.
+
+use std::path::{Path, PathBuf};
+
+use bheval_abi::{Failure, Status};
+use safetensors::{Dtype, SafeTensors};
+use serde::de::DeserializeOwned;
+
+use super::layers::{LayerNorm, Linear, Rows};
+
+/// The files of one model, read whole.
+pub struct Folder {
+    path: PathBuf,
+    config: serde_json::Value,
+    bytes: Vec<u8>,
+}
+
+impl Folder {
+    /// Reads the folder of a model of this type.
+    ///
+    /// # Errors
+    /// Files that are missing or damaged, and a model of another type.
+    pub fn open(path: &Path, model_type: &str) -> Result<Self, Failure> {
+        let read = |name: &str| {
+            let file = path.join(name);
+            std::fs::read(&file).map_err(|e| Failure::model(format!("can't read {}: {e}", file.display())))
+        };
+        let config: serde_json::Value = serde_json::from_slice(&read("config.json")?)
+            .map_err(|e| Failure::model(format!("{}/config.json: {e}", path.display())))?;
+        if config["model_type"] != model_type {
+            let text = format!("{} holds a model of type {}", path.display(), config["model_type"]);
+            return Err(Failure::new(Status::UNSUPPORTED, text));
+        }
+        Ok(Self { path: path.to_owned(), config, bytes: read("model.safetensors")? })
+    }
+
+    /// The settings that `T` names.
+    pub(super) fn config<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        T::deserialize(&self.config)
+            .map_err(|e| Failure::model(format!("{}/config.json: {e}", self.path.display())))
+    }
+
+    /// Refuses the model unless the setting has a value for which the definition holds.
+    pub(super) fn insist(&self, setting: &str, holds: bool) -> Result<(), Failure> {
+        if holds {
+            return Ok(());
+        }
+        let text = format!("{}: no reference for {setting} {}", self.path.display(), self.config[setting]);
+        Err(Failure::new(Status::UNSUPPORTED, text))
+    }
+
+    /// Number of values in the file; a tied weight is stored once.
+    pub(super) fn parameters(&self) -> Result<u64, Failure> {
+        let file = self.file()?;
+        Ok(file.iter().map(|(_, tensor)| tensor.shape().iter().product::<usize>() as u64).sum())
+    }
+
+    /// The vector of this name and length.
+    pub(super) fn vector(&self, name: &str, len: usize) -> Result<Vec<f64>, Failure> {
+        self.values(name, &[len])
+    }
+
+    /// The rows of the matrix of this name.
+    pub(super) fn rows(&self, name: &str, rows: usize, columns: usize) -> Result<Rows, Failure> {
+        Ok(self.values(name, &[rows, columns])?.chunks_exact(columns).map(<[f64]>::to_vec).collect())
+    }
+
+    /// A projection stored `[out, in]`, as torch's `Linear` keeps it, with `{name}.bias` where `bias` is set.
+    pub(super) fn linear(
+        &self,
+        name: &str,
+        inputs: usize,
+        outputs: usize,
+        bias: bool,
+    ) -> Result<Linear, Failure> {
+        let weight = self.rows(&format!("{name}.weight"), outputs, inputs)?;
+        let bias = if bias { Some(self.vector(&format!("{name}.bias"), outputs)?) } else { None };
+        Ok(Linear::from_outputs(&weight, bias))
+    }
+
+    /// A projection stored `[in, out]` with a bias, as GPT-2's `Conv1D` keeps it.
+    pub(super) fn conv1d(&self, name: &str, inputs: usize, outputs: usize) -> Result<Linear, Failure> {
+        let weight = self.rows(&format!("{name}.weight"), inputs, outputs)?;
+        Ok(Linear::new(weight, Some(self.vector(&format!("{name}.bias"), outputs)?)))
+    }
+
+    /// A layer norm with `{name}.weight` and `{name}.bias`.
+    pub(super) fn layer_norm(&self, name: &str, width: usize, epsilon: f64) -> Result<LayerNorm, Failure> {
+        let weight = self.vector(&format!("{name}.weight"), width)?;
+        Ok(LayerNorm { weight, bias: self.vector(&format!("{name}.bias"), width)?, epsilon })
+    }
+
+    fn file(&self) -> Result<SafeTensors<'_>, Failure> {
+        SafeTensors::deserialize(&self.bytes)
+            .map_err(|e| Failure::model(format!("{}/model.safetensors: {e}", self.path.display())))
+    }
+
+    fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f64>, Failure> {
+        let wrong = |what: String| Failure::model(format!("{}: tensor {name} {what}", self.path.display()));
+        let file = self.file()?;
+        let tensor = file.tensor(name).map_err(|e| wrong(format!("can't be read: {e}")))?;
+        if tensor.dtype() != Dtype::F32 || tensor.shape() != shape {
+            return Err(wrong(format!("is {:?} {:?}, not F32 {shape:?}", tensor.dtype(), tensor.shape())));
+        }
+        let (words, _) = tensor.data().as_chunks();
+        Ok(words.iter().map(|&word| f64::from(f32::from_le_bytes(word))).collect())
+    }
+}
