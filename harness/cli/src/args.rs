@@ -70,6 +70,13 @@ pub(crate) enum DtypeArg {
     Bf16,
 }
 
+/// `auto`, or a number of sentences from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BatchArg {
+    Auto,
+    Sentences(usize),
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum RouteArg {
     /// Shared beginnings are run once
@@ -104,7 +111,7 @@ pub(crate) struct EvalArgs {
     pub(crate) limit: Option<usize>,
     /// Sentences in one call of the backend, or `auto`. Scores do not depend on it
     #[arg(long, default_value = "auto", value_name = "N", value_parser = batch)]
-    pub(crate) batch_size: Option<usize>,
+    pub(crate) batch_size: BatchArg,
     /// How sentences reach the backend
     #[arg(long, default_value = "forest")]
     pub(crate) route: RouteArg,
@@ -236,13 +243,12 @@ fn size(text: &str) -> Result<u64, String> {
     number.checked_mul(scale).ok_or_else(|| "that is more memory than there can be".into())
 }
 
-/// `auto`, or a number from 1.
-fn batch(text: &str) -> Result<Option<usize>, String> {
+fn batch(text: &str) -> Result<BatchArg, String> {
     if text == "auto" {
-        return Ok(None);
+        return Ok(BatchArg::Auto);
     }
     match text.parse() {
-        Ok(n) if n > 0 => Ok(Some(n)),
+        Ok(n) if n > 0 => Ok(BatchArg::Sentences(n)),
         _ => Err("`auto`, or a number from 1".into()),
     }
 }
@@ -269,7 +275,7 @@ mod tests {
     fn no_command_means_eval() {
         let cli = Cli::try_parse_from(["bheval", "--model", "m", "--tasks", "demo"]).expect("parsed");
         assert!(cli.command.is_none());
-        assert_eq!(cli.eval.tasks, "demo");
+        assert_eq!((cli.eval.tasks.as_str(), cli.eval.batch_size), ("demo", BatchArg::Auto));
         assert!(Cli::try_parse_from(["bheval", "tasks"]).is_ok());
         assert!(Cli::try_parse_from(["bheval"]).is_err());
     }

@@ -226,7 +226,9 @@ mod tests {
     fn exp_of_the_extremes() {
         assert_eq!((exp(0.0), exp(-0.0), exp(f32::NEG_INFINITY)), (1.0, 1.0, 0.0));
         assert_eq!((exp(f32::INFINITY), exp(f32::MAX), exp(f32::MIN)), (f32::INFINITY, f32::INFINITY, 0.0));
-        assert!(exp(88.72).is_finite() && exp(-103.0) > 0.0 && exp(f32::NAN).is_nan() && exp(-f32::NAN).is_nan());
+        assert!(
+            exp(88.72).is_finite() && exp(-103.0) > 0.0 && exp(f32::NAN).is_nan() && exp(-f32::NAN).is_nan()
+        );
     }
 
     #[test]

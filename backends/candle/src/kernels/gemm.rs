@@ -135,9 +135,7 @@ impl Product<'_> {
         let rows = self.x.len() / self.w.inner;
         for row in (0..rows).step_by(ROWS) {
             // Beyond the last row the tile repeats it and drops the result.
-            let x = std::array::from_fn(|r| {
-                &self.x[(row + r).min(rows - 1) * self.w.inner..][begin..end]
-            });
+            let x = std::array::from_fn(|r| &self.x[(row + r).min(rows - 1) * self.w.inner..][begin..end]);
             if isa.is_wide() {
                 let sums = tile::<2>(&x, w, 0);
                 self.put(&sums, row, panel * PANEL, begin);
@@ -151,7 +149,13 @@ impl Product<'_> {
     }
 
     #[inline(always)]
-    fn put<const V: usize>(&mut self, sums: &[[[f32; LANES]; V]; ROWS], row: usize, column: usize, begin: usize) {
+    fn put<const V: usize>(
+        &mut self,
+        sums: &[[[f32; LANES]; V]; ROWS],
+        row: usize,
+        column: usize,
+        begin: usize,
+    ) {
         let (add, width) = (self.store == Store::Add || begin > 0, self.width);
         let rows = self.y.len() / width;
         for (sums, row) in sums.iter().zip(row..rows) {

@@ -7,7 +7,7 @@ use bheval_eval::{BatchSize, Finished, Plan, PlanRequest, Planned, Session, Stor
 use bheval_host::Route;
 use bheval_tasks::select;
 
-use crate::args::{EvalArgs, RouteArg};
+use crate::args::{BatchArg, EvalArgs, RouteArg};
 use crate::backend::{find, options, tokenizer_folder};
 use crate::commands::data;
 use crate::console::{Outcome, answer, complain, grouped, tell, warn};
@@ -21,7 +21,10 @@ pub(crate) fn run(args: EvalArgs) -> anyhow::Result<Outcome> {
         args.run_dir.clone().unwrap_or_else(|| PathBuf::from("runs").join(planned.plan.folder_name()));
     let mut store = Store::open(&folder, &planned.plan, args.fresh)?;
     warn_of_plan(&planned.plan, &store);
-    let size = args.batch_size.map_or(BatchSize::Auto, BatchSize::Requests);
+    let size = match args.batch_size {
+        BatchArg::Auto => BatchSize::Auto,
+        BatchArg::Sentences(n) => BatchSize::Requests(n),
+    };
     let finished = {
         let bar = Bar::new(args.quiet);
         run_plan(&mut planned, &mut store, size, &mut |progress| bar.show(progress))
