@@ -48,20 +48,24 @@ fn products() {
 }
 
 fn sentences(folder: &Path) -> Vec<Vec<u32>> {
-    let mut files: Vec<_> = std::fs::read_dir(folder).expect("a folder").map(|f| f.expect("a file").path()).collect();
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder).expect("a folder").map(|f| f.expect("a file").path()).collect();
     files.sort();
     let mut all = vec![];
     for file in files {
         for line in std::fs::read_to_string(file).expect("text").lines() {
             let pair: serde_json::Value = serde_json::from_str(line).expect("JSON");
-            all.extend(["sentence_good", "sentence_bad"].map(|key| pieces(pair[key].as_str().expect("text"))));
+            all.extend(
+                ["sentence_good", "sentence_bad"].map(|key| pieces(pair[key].as_str().expect("text"))),
+            );
         }
     }
     all
 }
 
 fn pieces(sentence: &str) -> Vec<u32> {
-    let hash = |piece: &[u8]| piece.iter().fold(7u32, |h, &b| h.wrapping_mul(31).wrapping_add(b.into())) % 700 + 3;
+    let hash =
+        |piece: &[u8]| piece.iter().fold(7u32, |h, &b| h.wrapping_mul(31).wrapping_add(b.into())) % 700 + 3;
     let words = sentence.split(' ').flat_map(|word| word.as_bytes().chunks(3).map(hash));
     std::iter::once(1).chain(words).collect()
 }

@@ -101,7 +101,9 @@ impl Keys<'_> {
             (None, None) => return Err(self.wrong("neither `expand_ratio` nor `num_heads` is given")),
         };
         if !hidden_size.is_multiple_of(value) {
-            return Err(self.wrong(&format!("`hidden_size` {hidden_size} is not a multiple of `{key}` {value}")));
+            return Err(
+                self.wrong(&format!("`hidden_size` {hidden_size} is not a multiple of `{key}` {value}"))
+            );
         }
         let other = hidden_size / value;
         Ok(if key == "expand_ratio" { (other, value) } else { (value, other) })
@@ -110,10 +112,14 @@ impl Keys<'_> {
     fn refuse_unknown_architecture(&self) -> Result<(), Failure> {
         let known = KNOWN.join(", ");
         match self.get("model_type") {
-            None => return Err(self.wrong(&format!("the required key `model_type` is missing (known: {known})"))),
+            None => {
+                return Err(self.wrong(&format!("the required key `model_type` is missing (known: {known})")));
+            }
             Some(Value::String(found)) if KNOWN.contains(&found.as_str()) => {}
             Some(found) => {
-                return Err(self.unsupported(&format!("`model_type` is {found}, but this backend knows: {known}")));
+                return Err(
+                    self.unsupported(&format!("`model_type` is {found}, but this backend knows: {known}"))
+                );
             }
         }
         if self.get("attn").is_some() {
@@ -122,12 +128,16 @@ impl Keys<'_> {
             ));
         }
         if self.get("attnres_block_size").is_some() {
-            return Err(self.unsupported("`attnres_block_size` asks for attention residuals, which are not implemented"));
+            return Err(self.unsupported(
+                "`attnres_block_size` asks for attention residuals, which are not implemented",
+            ));
         }
         match self.get("hidden_act") {
             None => Ok(()),
             Some(Value::String(act)) if act == "swish" || act == "silu" => Ok(()),
-            Some(found) => Err(self.unsupported(&format!("`hidden_act` is {found}; swish (silu) is implemented"))),
+            Some(found) => {
+                Err(self.unsupported(&format!("`hidden_act` is {found}; swish (silu) is implemented")))
+            }
         }
     }
 
@@ -137,7 +147,9 @@ impl Keys<'_> {
 
     fn required(&self, key: &str) -> Result<usize, Failure> {
         self.size(key)?.ok_or_else(|| {
-            self.wrong(&format!("the required key `{key}` is missing; was the file written by `save_pretrained`?"))
+            self.wrong(&format!(
+                "the required key `{key}` is missing; was the file written by `save_pretrained`?"
+            ))
         })
     }
 
@@ -155,7 +167,12 @@ impl Keys<'_> {
         Ok(self.of_kind(key, "true or false", Value::as_bool)?.unwrap_or(default))
     }
 
-    fn of_kind<T>(&self, key: &str, kind: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<T>, Failure> {
+    fn of_kind<T>(
+        &self,
+        key: &str,
+        kind: &str,
+        read: impl Fn(&Value) -> Option<T>,
+    ) -> Result<Option<T>, Failure> {
         let wrong = |v: &Value| self.wrong(&format!("`{key}` is {v}, but must be {kind}"));
         self.get(key).map(|v| read(v).ok_or_else(|| wrong(v))).transpose()
     }
@@ -202,7 +219,8 @@ mod tests {
     fn expand_ratio_wins_over_num_heads() {
         let c = read(json!({"expand_ratio": 8, "num_heads": 4})).expect("well formed");
         assert_eq!((c.heads, c.head_dim), (8, 8));
-        let c = Keys { file: Path::new("x"), keys: json!({"num_heads": 4}).as_object().expect("object").clone() };
+        let c =
+            Keys { file: Path::new("x"), keys: json!({"num_heads": 4}).as_object().expect("object").clone() };
         assert_eq!(c.heads(256), Ok((2, 128)), "an absent expand_ratio is 128");
     }
 

@@ -13,7 +13,8 @@ mod test_numbers;
 pub mod weights;
 
 use bheval_abi::{
-    Backend, Dtype, Failure, ForestView, Info, Kind, LanguageModel, LogitsTable, Opening, Status, logits_table,
+    Backend, Dtype, Failure, ForestView, Info, Kind, LanguageModel, LogitsTable, Opening, Status,
+    logits_table,
 };
 use candle_core::DType;
 

@@ -53,7 +53,8 @@ impl Weights {
         let map = index["weight_map"].as_object().ok_or_else(|| wrong("`weight_map` is missing".into()))?;
         let mut shards = BTreeMap::<&str, BTreeSet<&str>>::new();
         for (name, shard) in map {
-            let shard = shard.as_str().ok_or_else(|| wrong(format!("the shard of `{name}` is not a name")))?;
+            let shard =
+                shard.as_str().ok_or_else(|| wrong(format!("the shard of `{name}` is not a name")))?;
             shards.entry(shard).or_default().insert(name);
         }
         for (shard, names) in shards {
@@ -123,7 +124,10 @@ impl Weights {
             )));
         }
         if ![Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::F64].contains(&view.dtype()) {
-            return Err(wrong(format!("is stored as {:?}; f32, f16, bf16 and f64 can be read", view.dtype())));
+            return Err(wrong(format!(
+                "is stored as {:?}; f32, f16, bf16 and f64 can be read",
+                view.dtype()
+            )));
         }
         let tensor = view
             .load(&Device::Cpu)
@@ -142,7 +146,8 @@ impl Weights {
 
     fn missing(&self, name: &str) -> Failure {
         let nearest = self.place.keys().min_by_key(|known| edit_distance(name, known));
-        let hint = nearest.map_or("the file has no tensor at all".into(), |n| format!("the nearest is `{n}`"));
+        let hint =
+            nearest.map_or("the file has no tensor at all".into(), |n| format!("the nearest is `{n}`"));
         let files: Vec<_> = self.shards.iter().map(|(file, _)| file.display().to_string()).collect();
         Failure::model(format!(
             "{}: tensor `{name}` is missing; {hint}. Was it saved from the causal language model class?",
@@ -199,12 +204,15 @@ fn nothing_to_open(path: &Path) -> Failure {
             ),
         );
     }
-    Failure::model(format!("{here}: neither {SINGLE} nor {INDEX} is there; is this the folder of a saved model?"))
+    Failure::model(format!(
+        "{here}: neither {SINGLE} nor {INDEX} is there; is this the folder of a saved model?"
+    ))
 }
 
 fn is_plain_file_name(name: &str) -> bool {
     let mut parts = Path::new(name).components();
-    matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) && !name.contains(['/', '\\', ':'])
+    matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None))
+        && !name.contains(['/', '\\', ':'])
 }
 
 fn not_finite(tensor: &Tensor) -> candle_core::Result<usize> {

@@ -39,8 +39,10 @@ fn batches_orders_and_threads_do_not_change_a_bit() {
             for round in 0..6 {
                 let some = if round == 0 { expected.len() } else { 1 + numbers.below(expected.len()) };
                 let (mut chains, mut trie) = (OwnedForest::default(), Trie::default());
-                let flat: Vec<_> = expected[..some].iter().map(|(ids, e)| (chains.chain(ids), e.clone())).collect();
-                let shared: Vec<_> = expected[..some].iter().map(|(ids, e)| (trie.add(ids), e.clone())).collect();
+                let flat: Vec<_> =
+                    expected[..some].iter().map(|(ids, e)| (chains.chain(ids), e.clone())).collect();
+                let shared: Vec<_> =
+                    expected[..some].iter().map(|(ids, e)| (trie.add(ids), e.clone())).collect();
                 assert!(trie.forest.token.len() < chains.token.len() || some == 1);
                 check(&mut opened, &chains, &flat, "chains");
                 check(&mut opened, &trie.forest, &shared, "trie");

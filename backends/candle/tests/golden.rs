@@ -43,7 +43,8 @@ fn difference(a: &Tensor, b: &Tensor) -> f64 {
 
 fn log_probs(output: &Output, ids: &[u32]) -> Vec<f64> {
     let logits = output.logits.to_dtype(DType::F64).expect("f64");
-    let rows = logits.broadcast_sub(&logits.log_sum_exp(D::Minus1).and_then(|l| l.unsqueeze(1)).expect("rows"));
+    let rows =
+        logits.broadcast_sub(&logits.log_sum_exp(D::Minus1).and_then(|l| l.unsqueeze(1)).expect("rows"));
     let rows = rows.and_then(|r| r.to_vec2::<f64>()).expect("rows");
     ids[1..].iter().zip(rows).map(|(&id, row)| row[id as usize]).collect()
 }
@@ -74,9 +75,11 @@ fn hidden_states_and_logits_agree_with_the_peer() {
             for form in [Form::Recurrent, Form::Chunked(Chunks::default())] {
                 let run = |i: usize| weights.forward(&sentences[i].ids, form).expect("a forward pass");
                 let hidden = run(0).hidden;
-                let worst = hidden.iter().enumerate().map(|(k, h)| difference(h, &tensors[&format!("hidden.{k}")]));
+                let worst =
+                    hidden.iter().enumerate().map(|(k, h)| difference(h, &tensors[&format!("hidden.{k}")]));
                 let hidden_error = worst.fold(0.0, f64::max);
-                let worst = [0, 1, 9, 10].map(|i| difference(&run(i).logits, &tensors[&format!("logits.{i}")]));
+                let worst =
+                    [0, 1, 9, 10].map(|i| difference(&run(i).logits, &tensors[&format!("logits.{i}")]));
                 let logits_error = worst.into_iter().fold(0.0, f64::max);
                 println!("{model} {dtype:?} {form:?}: hidden {hidden_error:e}, logits {logits_error:e}");
                 assert!(!tensors.contains_key(&format!("hidden.{}", hidden.len())));

@@ -63,7 +63,11 @@ fn case(heads: usize, steps: usize, head_dim: usize, gates: Gates, bound: f64, s
     let k = z.iter().map(|z| (1.0 - bound) * sigmoid(-z)).collect();
     let f: Vec<f64> = z.iter().map(|z| bound + (1.0 - bound) * sigmoid(*z)).collect();
     let q = q.into_iter().map(|x| x * sigmoid(x)).collect();
-    let g = if bound > 0.0 { f.iter().map(|f| f.ln()).collect() } else { z.iter().map(|z| -softplus(-z)).collect() };
+    let g = if bound > 0.0 {
+        f.iter().map(|f| f.ln()).collect()
+    } else {
+        z.iter().map(|z| -softplus(-z)).collect()
+    };
     let state = Tensor::from_vec(state, (heads, head_dim, head_dim), &Device::Cpu).expect("a tensor");
     Case { inputs: Inputs { q: tensor(q), k: tensor(k), v: tensor(v), g: tensor(g) }, f: tensor(f), state }
 }
@@ -80,7 +84,8 @@ fn as_f32(x: &Inputs) -> Inputs {
 /// Largest error over the largest value of the reference.
 fn error(got: &Tensor, exact: &Tensor) -> f64 {
     let got = got.to_dtype(DType::F64).expect("f64");
-    let largest = |t: &Tensor| t.abs().and_then(|t| t.flatten_all()?.max(D::Minus1)?.to_scalar::<f64>()).expect("max");
+    let largest =
+        |t: &Tensor| t.abs().and_then(|t| t.flatten_all()?.max(D::Minus1)?.to_scalar::<f64>()).expect("max");
     let worst = largest(&(got - exact).expect("the same shape"));
     if worst == 0.0 { 0.0 } else { worst / largest(exact) }
 }
@@ -106,7 +111,9 @@ fn the_chunkwise_form_agrees_with_the_definition() {
                 worst32 = worst32.max(pair_error(&got, &exact));
             }
         }
-        println!("{gates:?} β {bound}: chunkwise f64 {worst64:.1e}, f32 {worst32:.1e}; recurrent f32 {step32:.1e}");
+        println!(
+            "{gates:?} β {bound}: chunkwise f64 {worst64:.1e}, f32 {worst32:.1e}; recurrent f32 {step32:.1e}"
+        );
         assert!(worst64 <= 1e-12 && worst32 <= chunk_limit && step32 <= step_limit, "{gates:?}");
     }
 }
@@ -119,7 +126,8 @@ fn two_calls_with_a_carried_state_equal_one() {
         type Form = fn(&Inputs, Option<&Tensor>) -> candle_core::Result<(Tensor, Tensor)>;
         let forms: [Form; 2] = [recurrent, |x, s| chunked(x, Chunks::default(), s)];
         for form in forms {
-            let (first, carried) = form(&inputs.narrow(0, split).expect("part"), Some(&state)).expect("first");
+            let (first, carried) =
+                form(&inputs.narrow(0, split).expect("part"), Some(&state)).expect("first");
             let rest = inputs.narrow(split, 130 - split).expect("part");
             let (second, last) = form(&rest, Some(&carried)).expect("second");
             let both = (Tensor::cat(&[first, second], 1).expect("both"), last);
@@ -157,7 +165,10 @@ fn forest(numbers: &mut Numbers, size: usize) -> (OwnedForest, Vec<Vec<usize>>) 
 
 /// `[heads, T, K]` as rows `[T, heads · K]` of f32, in the order of a walk.
 fn rows(x: &Tensor, walk: &Walk) -> Vec<f32> {
-    let x = x.transpose(0, 1).and_then(|x| x.flatten_from(1)?.to_dtype(DType::F32)?.to_vec2::<f32>()).expect("rows");
+    let x = x
+        .transpose(0, 1)
+        .and_then(|x| x.flatten_from(1)?.to_dtype(DType::F32)?.to_vec2::<f32>())
+        .expect("rows");
     walk.nodes().iter().flat_map(|&node| x[node as usize].clone()).collect()
 }
 

@@ -77,13 +77,22 @@ impl Kernel for RmsNorm<'_> {
     fn run(self, _: Isa) {
         let width = self.weight.len();
         for (x, y) in self.x.chunks_exact(width).zip(self.y.chunks_exact_mut(width)) {
-            let mean = lane_sum(x, |sum, x| x.mul_add(x, sum)) / width as f64;
+            let mean = mean_square(x);
             let scale = (1.0 / (mean + self.eps).sqrt()) as f32;
             for ((y, x), w) in y.iter_mut().zip(x).zip(self.weight) {
                 *y = x * scale * w;
             }
         }
     }
+}
+
+/// In f32 lanes, or in f64 where the squares of finite values overflow those: a mean of infinity would silently turn the
+/// row into zeros.
+#[inline(always)]
+fn mean_square(x: &[f32]) -> f64 {
+    let sum = lane_sum(x, |sum, x| x.mul_add(x, sum));
+    let sum = if sum.is_finite() { sum } else { x.iter().map(|&x| f64::from(x) * f64::from(x)).sum() };
+    sum / x.len() as f64
 }
 
 /// Folds `x` into [`LANES`] lanes by `add`, then adds the lanes in order in f64.
@@ -226,7 +235,9 @@ mod tests {
     fn exp_of_the_extremes() {
         assert_eq!((exp(0.0), exp(-0.0), exp(f32::NEG_INFINITY)), (1.0, 1.0, 0.0));
         assert_eq!((exp(f32::INFINITY), exp(f32::MAX), exp(f32::MIN)), (f32::INFINITY, f32::INFINITY, 0.0));
-        assert!(exp(88.72).is_finite() && exp(-103.0) > 0.0 && exp(f32::NAN).is_nan() && exp(-f32::NAN).is_nan());
+        assert!(
+            exp(88.72).is_finite() && exp(-103.0) > 0.0 && exp(f32::NAN).is_nan() && exp(-f32::NAN).is_nan()
+        );
     }
 
     #[test]
@@ -265,6 +276,15 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn rms_norm_of_huge_values_is_not_zero() {
+        let mut y = [0.0; 3];
+        rms_norm(Isa::best(), &[1e30, -1e30, 1e30], &[1.0; 3], 1e-6, &mut y);
+        assert_eq!(y, [1.0, -1.0, 1.0]);
+        rms_norm(Isa::best(), &[1.0, f32::INFINITY, f32::NAN], &[1.0; 3], 1e-6, &mut y);
+        assert!(y[1].is_nan() && y[2].is_nan());
     }
 
     #[test]

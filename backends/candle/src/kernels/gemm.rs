@@ -126,9 +126,7 @@ impl Product<'_> {
         let rows = self.x.len() / self.w.inner;
         for row in (0..rows).step_by(ROWS) {
             // Beyond the last row the tile repeats it and drops the result.
-            let x = std::array::from_fn(|r| {
-                &self.x[(row + r).min(rows - 1) * self.w.inner..][begin..end]
-            });
+            let x = std::array::from_fn(|r| &self.x[(row + r).min(rows - 1) * self.w.inner..][begin..end]);
             let mut sums = [[0.0; PANEL]; ROWS];
             launch(isa, Tile { x, w, sums: &mut sums });
             self.put(&sums, row, panel * PANEL, begin);

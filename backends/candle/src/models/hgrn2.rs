@@ -254,9 +254,8 @@ impl Loader {
     fn convolutions(&mut self, l: usize) -> std::result::Result<Option<[Tensor; 3]>, Failure> {
         let Some(taps) = self.config.conv_size else { return Ok(None) };
         let shape = [self.config.hidden_size, 1, taps];
-        let mut conv = |part: &str| {
-            self.weights.tensor(&format!("model.layers.{l}.attn.{part}_conv1d.weight"), &shape)
-        };
+        let mut conv =
+            |part: &str| self.weights.tensor(&format!("model.layers.{l}.attn.{part}_conv1d.weight"), &shape);
         Ok(Some([conv("q")?, conv("f")?, conv("i")?]))
     }
 

@@ -108,7 +108,8 @@ impl Scorer {
         let inner = self.layers.iter().map(|l| l.gate_up.columns()).max().unwrap_or(0) as u64;
         let scratch = BLOCK_ROWS as u64 * (2 * width + inner.max(3 * width) + inner / 2);
         let states = 17 * (self.config.head_dim as u64).pow(2);
-        let fixed = self.pool.current_num_threads() as u64 * (scratch + states + (HEAD_ROWS * COLUMNS) as u64) * 4;
+        let fixed =
+            self.pool.current_num_threads() as u64 * (scratch + states + (HEAD_ROWS * COLUMNS) as u64) * 4;
         // Beside its activations a node costs about 64 bytes of plan and targets.
         (memory.saturating_sub(fixed) / (per_row * 4 + 64)).clamp(256, 65_536) as u32
     }
@@ -201,7 +202,8 @@ impl Scorer {
         let size = BLOCK_ROWS * self.config.hidden_size;
         let Space { h, q, f, k, v, o, raw } = space;
         let next = next.map(|l| &self.layers[l]);
-        let gated = (q.par_chunks_mut(size), f.par_chunks_mut(size), k.par_chunks_mut(size), v.par_chunks_mut(size));
+        let gated =
+            (q.par_chunks_mut(size), f.par_chunks_mut(size), k.par_chunks_mut(size), v.par_chunks_mut(size));
         let finish = |scratch: &mut Scratch, block: usize, h: &mut [f32]| {
             if let Some(l) = done {
                 self.finish(&self.layers[l], o, walk.len(), block * BLOCK_ROWS, h, scratch);
@@ -245,7 +247,15 @@ impl Scorer {
     }
 
     /// `h += Wo · RMSNorm_g(o)`, then `h += MLP(RMSNorm(h))`, for the rows of `h`, which begin at `first`.
-    fn finish(&self, layer: &PackedLayer, o: &[f32], rows: usize, first: usize, h: &mut [f32], s: &mut Scratch) {
+    fn finish(
+        &self,
+        layer: &PackedLayer,
+        o: &[f32],
+        rows: usize,
+        first: usize,
+        h: &mut [f32],
+        s: &mut Scratch,
+    ) {
         let (isa, width, head_dim) = (self.isa, self.config.hidden_size, self.config.head_dim);
         let (x, y) = (room(&mut s.a, h.len()), room(&mut s.b, h.len()));
         for (row, x) in (first..).zip(x.chunks_exact_mut(width)) {
@@ -286,7 +296,8 @@ impl Scorer {
         self.last_norm(rows, scratch);
         let x = &scratch.b[..rows.len() * self.config.hidden_size];
         let mut sums = vec![LogSumExp::EMPTY; rows.len()];
-        let wanted = || rows.iter().enumerate().flat_map(|(i, &row)| targets.of(row).iter().map(move |&n| (i, n)));
+        let wanted =
+            || rows.iter().enumerate().flat_map(|(i, &row)| targets.of(row).iter().map(move |&n| (i, n)));
         let mut scores = vec![f32::NAN; wanted().count()];
         for first in (0..self.config.vocab).step_by(COLUMNS) {
             let width = COLUMNS.min(self.config.vocab - first);

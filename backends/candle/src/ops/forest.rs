@@ -54,7 +54,8 @@ impl Walk {
         let children = Children::new(forest, &fed);
         let mut walk = Walk { nodes: vec![], parents: vec![], steps: vec![], saved: 0 };
         let mut row_of = vec![NO_PARENT; forest.len()];
-        let mut free = Saved { slots: vec![], waiting: vec![0; forest.len()], slot: vec![u32::MAX; forest.len()] };
+        let mut free =
+            Saved { slots: vec![], waiting: vec![0; forest.len()], slot: vec![u32::MAX; forest.len()] };
         let mut stack: Vec<u32> = children.roots.iter().rev().copied().collect();
         while let Some(node) = stack.pop() {
             let below = children.of(node);
@@ -262,7 +263,8 @@ impl Head<'_> {
         let (running, saved) = self.states.split_at_mut(self.head_dim * self.head_dim);
         let size = running.len();
         let slot = |s: u32| s as usize * size..(s as usize + 1) * size;
-        for (row, (plan, o)) in self.walk.steps.iter().zip(self.o.chunks_exact_mut(self.head_dim)).enumerate() {
+        for (row, (plan, o)) in self.walk.steps.iter().zip(self.o.chunks_exact_mut(self.head_dim)).enumerate()
+        {
             match plan.above {
                 Above::Nothing => running.fill(0.0),
                 Above::Before => {}

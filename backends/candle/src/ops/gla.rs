@@ -37,7 +37,10 @@ impl Inputs {
     /// `state`, or zeros `[heads, K, V]`.
     fn state(&self, state: Option<&Tensor>) -> Result<Tensor> {
         let (heads, _, keys) = self.k.dims3()?;
-        state.map_or_else(|| Tensor::zeros((heads, keys, self.v.dim(2)?), self.v.dtype(), self.v.device()), |s| Ok(s.clone()))
+        state.map_or_else(
+            || Tensor::zeros((heads, keys, self.v.dim(2)?), self.v.dtype(), self.v.device()),
+            |s| Ok(s.clone()),
+        )
     }
 
     fn scaled_q(&self) -> Result<Tensor> {

@@ -16,7 +16,11 @@ pub(crate) const MODELS: [&str; 2] = ["hgrn2", "hgrn2_conv"];
 pub(crate) fn golden(model: &str) -> PathBuf {
     let root = std::env::var("BHEVAL_GOLDEN").expect("BHEVAL_GOLDEN names the folder of golden checkpoints");
     let folder = Path::new(&root).join(model);
-    assert!(folder.join("golden.json").is_file(), "{} has no golden.json; set BHEVAL_GOLDEN", folder.display());
+    assert!(
+        folder.join("golden.json").is_file(),
+        "{} has no golden.json; set BHEVAL_GOLDEN",
+        folder.display()
+    );
     folder
 }
 
@@ -31,7 +35,8 @@ pub(crate) struct Sentence {
 pub(crate) fn sentences(model: &str) -> Vec<Sentence> {
     let text = std::fs::read_to_string(golden(model).join("golden.json")).expect("golden.json");
     let value: Value = serde_json::from_str(&text).expect("JSON");
-    let floats = |v: &Value| v.as_array().expect("an array").iter().filter_map(Value::as_f64).collect::<Vec<_>>();
+    let floats =
+        |v: &Value| v.as_array().expect("an array").iter().filter_map(Value::as_f64).collect::<Vec<_>>();
     let sentence = |v: &Value| Sentence {
         ids: floats(&v["ids"]).into_iter().map(|x| x as u32).collect(),
         log_probs: floats(&v["logprobs"]),
@@ -42,7 +47,8 @@ pub(crate) fn sentences(model: &str) -> Vec<Sentence> {
 }
 
 pub(crate) fn golden_tensors(model: &str) -> HashMap<String, Tensor> {
-    candle_core::safetensors::load(golden(model).join("golden.safetensors"), &Device::Cpu).expect("golden.safetensors")
+    candle_core::safetensors::load(golden(model).join("golden.safetensors"), &Device::Cpu)
+        .expect("golden.safetensors")
 }
 
 /// A forest that owns its arrays.
