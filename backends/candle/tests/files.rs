@@ -1,5 +1,7 @@
 //! Files as people have them: other layouts, number formats and shards; and what is said of damaged or foreign ones.
 
+#![allow(clippy::print_stdout)] // Largest errors, shown by `--nocapture`.
+
 mod support;
 
 use std::collections::HashMap;

@@ -1,5 +1,7 @@
 //! The recurrence: definition, chunkwise form and forest form against each other (tolerances of architectures.md 9).
 
+#![allow(clippy::print_stdout)] // Largest errors, shown by `--nocapture`.
+
 mod support;
 
 use bheval_abi::NO_PARENT;
@@ -83,11 +85,16 @@ fn as_f32(x: &Inputs) -> Inputs {
 
 /// Largest error over the largest value of the reference.
 fn error(got: &Tensor, exact: &Tensor) -> f64 {
+    let (worst, size) = errors(got, exact);
+    if worst == 0.0 { 0.0 } else { worst / size }
+}
+
+/// Largest error and largest value of the reference.
+fn errors(got: &Tensor, exact: &Tensor) -> (f64, f64) {
     let got = got.to_dtype(DType::F64).expect("f64");
     let largest =
         |t: &Tensor| t.abs().and_then(|t| t.flatten_all()?.max(D::Minus1)?.to_scalar::<f64>()).expect("max");
-    let worst = largest(&(got - exact).expect("the same shape"));
-    if worst == 0.0 { 0.0 } else { worst / largest(exact) }
+    (largest(&(got - exact).expect("the same shape")), largest(exact))
 }
 
 fn pair_error(got: &(Tensor, Tensor), exact: &(Tensor, Tensor)) -> f64 {
@@ -193,6 +200,7 @@ fn the_forest_form_agrees_with_the_definition_along_every_path() {
             assert_eq!(walk.len(), size);
             let case = case(2, size, head_dim, gates, bound, size as u64);
             let o = run(Isa::best(), &case, &walk);
+            let (mut wrong, mut largest) = (0.0f64, 0.0f64);
             for (row, &node) in walk.nodes().iter().enumerate() {
                 let path: Vec<u32> = paths[node as usize].iter().map(|&n| n as u32).collect();
                 let path = Tensor::new(path, &Device::Cpu).expect("path");
@@ -203,12 +211,14 @@ fn the_forest_form_agrees_with_the_definition_along_every_path() {
                 for head in 0..2 {
                     let got = o[(head * size + row) * head_dim..][..head_dim].to_vec();
                     let got = Tensor::from_vec(got, (1, head_dim), &Device::Cpu).expect("a row");
-                    worst = worst.max(error(&got, &exact.get(head).expect("a head")));
+                    let (error, size) = errors(&got, &exact.get(head).expect("a head"));
+                    (wrong, largest) = (wrong.max(error), largest.max(size));
                 }
             }
+            worst = worst.max(wrong / largest);
         }
         println!("{gates:?} β {bound}: forest f32 {worst:.1e}");
-        assert!(worst <= 2.0 * limit, "{gates:?}: {worst:e}");
+        assert!(worst <= limit, "{gates:?}: {worst:e}");
     }
 }
 

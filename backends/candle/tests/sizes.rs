@@ -1,6 +1,8 @@
 //! A made-up model of real proportions: wide heads, several blocks of products and of vocabulary, bounds and convolutions
 //! together. The forest scorer against the definition in f64.
 
+#![allow(clippy::print_stdout)] // Largest errors, shown by `--nocapture`.
+
 mod support;
 
 use std::collections::HashMap;
@@ -37,10 +39,18 @@ fn write(folder: &Path, head_dim: usize) {
         let mut put = |part: &str, shape: &[usize], centre: f64, deviation: f64| {
             all.insert(format!("model.layers.{l}.{part}.weight"), tensor(n, shape, centre, deviation));
         };
-        ["attn_norm", "mlp_norm", "attn.g_norm"].map(|norm| put(norm, &[WIDTH], 1.0, 0.2));
-        ["q", "f", "i", "o"].map(|p| put(&format!("attn.{p}_proj"), &[WIDTH, WIDTH], 0.0, 0.1));
-        ["q", "f", "i"].map(|p| put(&format!("attn.{p}_conv1d"), &[WIDTH, 1, 3], 0.5, 0.3));
-        ["gate", "up"].map(|p| put(&format!("mlp.{p}_proj"), &[INNER, WIDTH], 0.0, 0.1));
+        for norm in ["attn_norm", "mlp_norm", "attn.g_norm"] {
+            put(norm, &[WIDTH], 1.0, 0.2);
+        }
+        for p in ["q", "f", "i", "o"] {
+            put(&format!("attn.{p}_proj"), &[WIDTH, WIDTH], 0.0, 0.1);
+        }
+        for p in ["q", "f", "i"] {
+            put(&format!("attn.{p}_conv1d"), &[WIDTH, 1, 3], 0.5, 0.3);
+        }
+        for p in ["gate", "up"] {
+            put(&format!("mlp.{p}_proj"), &[INNER, WIDTH], 0.0, 0.1);
+        }
         put("mlp.down_proj", &[WIDTH, INNER], 0.0, 0.05);
     }
     let config = json!({"model_type": "hgrn2", "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "vocab_size": VOCAB,

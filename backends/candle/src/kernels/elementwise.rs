@@ -201,6 +201,7 @@ impl Kernel for Gates<'_> {
 }
 
 #[cfg(test)]
+#[allow(clippy::print_stdout)] // Largest errors, shown by `--nocapture`.
 mod tests {
     use super::*;
     use crate::test_numbers::Numbers;

@@ -196,6 +196,7 @@ fn tile<const V: usize>(x: [&[f32]; ROWS], w: &[f32], offset: usize, out: &mut [
 }
 
 #[cfg(test)]
+#[allow(clippy::print_stdout)] // Largest errors, shown by `--nocapture`.
 mod tests {
     use super::*;
     use crate::test_numbers::Numbers;
