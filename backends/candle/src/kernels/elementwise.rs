@@ -56,7 +56,7 @@ pub fn silu(x: f32) -> f32 {
     x * sigmoids(x).0
 }
 
-/// RMSNorm of each row of `x[M, D]`: `y = weight ⊙ x / sqrt(mean(x²) + eps)`, the mean in f64 from [`LANES`] partial sums.
+/// RMSNorm of each row of `x[M, D]`: `y = weight ⊙ x / sqrt(mean(x²) + eps)`, the mean in f64 from 16 partial sums.
 ///
 /// # Panics
 /// If the lengths do not fit.
