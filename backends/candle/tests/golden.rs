@@ -1,5 +1,7 @@
 //! Scores, logits and hidden states equal to those of flash-linear-attention (recipe: the README of the golden folder).
 
+#![allow(clippy::print_stdout)] // Largest errors, shown by `--nocapture`.
+
 mod support;
 
 use bheval_abi::LanguageModel;

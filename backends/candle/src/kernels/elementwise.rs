@@ -56,7 +56,7 @@ pub fn silu(x: f32) -> f32 {
     x * sigmoids(x).0
 }
 
-/// RMSNorm of each row of `x[M, D]`: `y = weight ⊙ x / sqrt(mean(x²) + eps)`, the mean in f64 from [`LANES`] partial sums.
+/// RMSNorm of each row of `x[M, D]`: `y = weight ⊙ x / sqrt(mean(x²) + eps)`, the mean in f64 from 16 partial sums.
 ///
 /// # Panics
 /// If the lengths do not fit.
@@ -77,13 +77,22 @@ impl Kernel for RmsNorm<'_> {
     fn run(self, _: Isa) {
         let width = self.weight.len();
         for (x, y) in self.x.chunks_exact(width).zip(self.y.chunks_exact_mut(width)) {
-            let mean = lane_sum(x, |sum, x| x.mul_add(x, sum)) / width as f64;
+            let mean = mean_square(x);
             let scale = (1.0 / (mean + self.eps).sqrt()) as f32;
             for ((y, x), w) in y.iter_mut().zip(x).zip(self.weight) {
                 *y = x * scale * w;
             }
         }
     }
+}
+
+/// In f32 lanes, or in f64 where the squares of finite values overflow those: a mean of infinity would silently turn the
+/// row into zeros.
+#[inline(always)]
+fn mean_square(x: &[f32]) -> f64 {
+    let sum = lane_sum(x, |sum, x| x.mul_add(x, sum));
+    let sum = if sum.is_finite() { sum } else { x.iter().map(|&x| f64::from(x) * f64::from(x)).sum() };
+    sum / x.len() as f64
 }
 
 /// Folds `x` into [`LANES`] lanes by `add`, then adds the lanes in order in f64.
@@ -192,6 +201,7 @@ impl Kernel for Gates<'_> {
 }
 
 #[cfg(test)]
+#[allow(clippy::print_stdout)] // Largest errors, shown by `--nocapture`.
 mod tests {
     use super::*;
     use crate::test_numbers::Numbers;
@@ -267,6 +277,15 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn rms_norm_of_huge_values_is_not_zero() {
+        let mut y = [0.0; 3];
+        rms_norm(Isa::best(), &[1e30, -1e30, 1e30], &[1.0; 3], 1e-6, &mut y);
+        assert_eq!(y, [1.0, -1.0, 1.0]);
+        rms_norm(Isa::best(), &[1.0, f32::INFINITY, f32::NAN], &[1.0; 3], 1e-6, &mut y);
+        assert!(y[1].is_nan() && y[2].is_nan());
     }
 
     #[test]

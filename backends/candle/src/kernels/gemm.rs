@@ -101,8 +101,11 @@ pub fn matmul_columns(
     let rows = x.len() / w.inner;
     assert!(rows * w.inner == x.len() && rows * width == y.len(), "x, W and y differ in shape");
     assert!(first.is_multiple_of(PANEL) && first + width <= w.columns, "no such columns of W");
+    let mut product = Product { x, w, first, width, store, y };
     if rows > 0 && width > 0 {
-        launch(isa, Product { x, w, first, width, store, y });
+        for begin in (0..w.inner).step_by(BLOCK) {
+            (0..width.div_ceil(PANEL)).for_each(|panel| product.panel(isa, begin, panel));
+        }
     }
 }
 
@@ -115,20 +118,8 @@ struct Product<'a> {
     y: &'a mut [f32],
 }
 
-impl Kernel for Product<'_> {
-    #[inline(always)]
-    fn run(mut self, isa: Isa) {
-        for begin in (0..self.w.inner).step_by(BLOCK) {
-            for panel in 0..self.width.div_ceil(PANEL) {
-                self.panel(isa, begin, panel);
-            }
-        }
-    }
-}
-
 impl Product<'_> {
     /// Adds block `begin..` of the inner dimension to the columns of one panel, for all rows.
-    #[inline(always)]
     fn panel(&mut self, isa: Isa, begin: usize, panel: usize) {
         let end = (begin + BLOCK).min(self.w.inner);
         let w = &self.w.panel(self.first / PANEL + panel)[begin * PANEL..end * PANEL];
@@ -136,61 +127,49 @@ impl Product<'_> {
         for row in (0..rows).step_by(ROWS) {
             // Beyond the last row the tile repeats it and drops the result.
             let x = std::array::from_fn(|r| &self.x[(row + r).min(rows - 1) * self.w.inner..][begin..end]);
-            if isa.is_wide() {
-                let sums = tile::<2>(&x, w, 0);
-                self.put(&sums, row, panel * PANEL, begin);
-            } else {
-                for half in [0, LANES] {
-                    let sums = tile::<1>(&x, w, half);
-                    self.put(&sums, row, panel * PANEL + half, begin);
-                }
-            }
+            let mut sums = [[0.0; PANEL]; ROWS];
+            launch(isa, Tile { x, w, sums: &mut sums });
+            self.put(&sums, row, panel * PANEL, begin);
         }
     }
 
-    #[inline(always)]
-    fn put<const V: usize>(
-        &mut self,
-        sums: &[[[f32; LANES]; V]; ROWS],
-        row: usize,
-        column: usize,
-        begin: usize,
-    ) {
+    fn put(&mut self, sums: &[[f32; PANEL]; ROWS], row: usize, column: usize, begin: usize) {
         let (add, width) = (self.store == Store::Add || begin > 0, self.width);
-        let rows = self.y.len() / width;
-        for (sums, row) in sums.iter().zip(row..rows) {
-            let y = &mut self.y[row * width..][..width];
-            for (sums, y) in sums.iter().zip(y[column.min(width)..].chunks_mut(LANES)) {
-                match <&mut [f32; LANES]>::try_from(&mut *y) {
-                    Ok(y) => lanes(y, sums, add),
-                    Err(_) => tail(y, sums, add),
-                }
+        let end = (column + PANEL).min(width);
+        for (sums, y) in sums.iter().zip(self.y[row * width..].chunks_exact_mut(width)) {
+            let y = &mut y[column..end];
+            match <&mut [f32; PANEL]>::try_from(&mut *y) {
+                Ok(y) if add => y.iter_mut().zip(sums).for_each(|(y, s)| *y += s),
+                Ok(y) => *y = *sums,
+                Err(_) => y.iter_mut().zip(sums).for_each(|(y, s)| *y = if add { *y + s } else { *s }),
             }
         }
     }
 }
 
-#[inline(always)]
-fn lanes(y: &mut [f32; LANES], sums: &[f32; LANES], add: bool) {
-    if add {
-        for (y, s) in y.iter_mut().zip(sums) {
-            *y += s;
+/// `ROWS` rows times a panel, over one block of the inner dimension. A kernel of its own: small enough that the compiler
+/// keeps the sums in registers.
+struct Tile<'a> {
+    x: [&'a [f32]; ROWS],
+    w: &'a [f32],
+    sums: &'a mut [[f32; PANEL]; ROWS],
+}
+
+impl Kernel for Tile<'_> {
+    #[inline(always)]
+    fn run(self, isa: Isa) {
+        if isa.is_wide() {
+            tile::<2>(self.x, self.w, 0, self.sums);
+        } else {
+            tile::<1>(self.x, self.w, 0, self.sums);
+            tile::<1>(self.x, self.w, LANES, self.sums);
         }
-    } else {
-        *y = *sums;
     }
 }
 
+/// `V · LANES` columns of a panel, from column `offset` on.
 #[inline(always)]
-fn tail(y: &mut [f32], sums: &[f32; LANES], add: bool) {
-    for (y, s) in y.iter_mut().zip(sums) {
-        *y = if add { *y + s } else { *s };
-    }
-}
-
-/// `ROWS` rows times `V · LANES` columns of a panel, from lane `offset` on; the sums stay in registers.
-#[inline(always)]
-fn tile<const V: usize>(x: &[&[f32]; ROWS], w: &[f32], offset: usize) -> [[[f32; LANES]; V]; ROWS] {
+fn tile<const V: usize>(x: [&[f32]; ROWS], w: &[f32], offset: usize, out: &mut [[f32; PANEL]; ROWS]) {
     let inner = w.len() / PANEL;
     let x: [&[f32]; ROWS] = std::array::from_fn(|r| &x[r][..inner]);
     let mut sums = [[[0.0f32; LANES]; V]; ROWS];
@@ -209,10 +188,15 @@ fn tile<const V: usize>(x: &[&[f32]; ROWS], w: &[f32], offset: usize) -> [[[f32;
             }
         }
     }
-    sums
+    for (out, sums) in out.iter_mut().zip(&sums) {
+        for (v, sums) in sums.iter().enumerate() {
+            out[offset + v * LANES..][..LANES].copy_from_slice(sums);
+        }
+    }
 }
 
 #[cfg(test)]
+#[allow(clippy::print_stdout)] // Largest errors, shown by `--nocapture`.
 mod tests {
     use super::*;
     use crate::test_numbers::Numbers;

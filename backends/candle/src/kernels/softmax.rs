@@ -76,6 +76,7 @@ fn row_max(row: &[f32]) -> f32 {
 }
 
 #[cfg(test)]
+#[allow(clippy::print_stdout)] // Largest errors, shown by `--nocapture`.
 mod tests {
     use super::*;
     use crate::test_numbers::Numbers;

@@ -246,18 +246,20 @@ impl Kernel for Head<'_> {
     fn run(mut self, _: Isa) {
         // The same operations in each; a known width keeps `o` in registers.
         match self.head_dim {
-            16 => self.walk(|state, x, o| advance(state, x, fixed::<16>(o))),
-            32 => self.walk(|state, x, o| advance(state, x, fixed::<32>(o))),
-            64 => self.walk(|state, x, o| advance(state, x, fixed::<64>(o))),
-            128 => self.walk(|state, x, o| advance(state, x, fixed::<128>(o))),
-            _ => self.walk(advance_any),
+            16 => self.walk::<16>(),
+            32 => self.walk::<32>(),
+            64 => self.walk::<64>(),
+            128 => self.walk::<128>(),
+            _ => self.walk::<0>(),
         }
     }
 }
 
 impl Head<'_> {
+    /// `V` is the head's width, or 0 for any. No closure takes part: one that is not inlined would be compiled without the
+    /// kernel's instruction set.
     #[inline(always)]
-    fn walk(&mut self, step: impl Fn(&mut [f32], Rows<'_>, &mut [f32])) {
+    fn walk<const V: usize>(&mut self) {
         let (running, saved) = self.states.split_at_mut(self.head_dim * self.head_dim);
         let size = running.len();
         let slot = |s: u32| s as usize * size..(s as usize + 1) * size;
@@ -275,7 +277,10 @@ impl Head<'_> {
                 v: &self.x.v[at.clone()],
                 f: &self.x.f[at.clone()],
             };
-            step(running, x, o);
+            match <&mut [f32; V]>::try_from(&mut *o) {
+                Ok(o) if V > 0 => advance(running, x, o),
+                _ => advance_any(running, x, o),
+            }
             if plan.save != u32::MAX {
                 saved[slot(plan.save)].copy_from_slice(running);
             }
@@ -283,22 +288,22 @@ impl Head<'_> {
     }
 }
 
-#[inline(always)]
-fn fixed<const V: usize>(x: &mut [f32]) -> &mut [f32; V] {
-    x.try_into().expect("a head's row has its width")
-}
-
 /// `S = diag(f) S + k ⊗ v`, then `o = qᵀ S`, summed over the keys in order.
 #[inline(always)]
 fn advance<const V: usize>(state: &mut [f32], x: Rows<'_>, o: &mut [f32; V]) {
-    let v: &[f32; V] = x.v.try_into().expect("a head's row has its width");
+    let v: [f32; V] = x.v.try_into().expect("a head's row has its width");
     let mut sums = [0.0f32; V];
     let (rows, _) = state.as_chunks_mut::<V>();
     for ((state, &f), (&k, &q)) in rows.iter_mut().zip(x.f).zip(x.k.iter().zip(x.q)) {
+        // Copies, so that the compiler sees whole registers.
+        let mut s = *state;
         for j in 0..V {
-            state[j] = f.mul_add(state[j], k * v[j]);
-            sums[j] = q.mul_add(state[j], sums[j]);
+            s[j] = f.mul_add(s[j], k * v[j]);
         }
+        for j in 0..V {
+            sums[j] = q.mul_add(s[j], sums[j]);
+        }
+        *state = s;
     }
     *o = sums;
 }

@@ -1,0 +1,9 @@
+//! The program as a user meets it: arguments, files, exit codes, and what survives a crash.
+
+mod eval;
+mod faults;
+mod invariance;
+mod kit;
+mod plugins;
+mod resume;
+mod score;
