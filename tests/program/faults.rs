@@ -9,7 +9,7 @@ use safetensors::{SafeTensors, serialize_to_file};
 use crate::kit::{Bheval, json, model};
 
 /// Changes the values of an f32 file, tensor by tensor.
-pub fn rewrite(path: &Path, mut change: impl FnMut(&str, &mut Vec<f32>)) {
+pub(crate) fn rewrite(path: &Path, mut change: impl FnMut(&str, &mut Vec<f32>)) {
     let bytes = std::fs::read(path).expect("read");
     let file = SafeTensors::deserialize(&bytes).expect("safetensors");
     let mut tensors = BTreeMap::new();

@@ -1,5 +1,6 @@
 //! What was typed. No decisions here.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use bheval_data::protocol::Protocol;
@@ -10,24 +11,33 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[command(
     version,
     about,
-    args_conflicts_with_subcommands = true,
-    subcommand_negates_reqs = true,
-    after_help = "Without a command, `eval` is meant:\n  bheval --model DIR --tasks blimp,ewok\n  bheval --model DIR --tasks demo\n\n\
+    arg_required_else_help = true,
+    after_help = "Without a command, `eval` is meant (`bheval eval --help` lists its options):\n  \
+                  bheval --model DIR --tasks blimp,ewok\n  bheval --model DIR --tasks demo\n\n\
                   Exit codes: 0 done; 1 finished or broken off, and something failed; 2 could not start."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
-    pub(crate) command: Option<Command>,
-    #[command(flatten)]
-    pub(crate) eval: EvalArgs,
+    pub(crate) command: Command,
+}
+
+/// The arguments with `eval` put in where no command was typed: `bheval --model DIR --tasks blimp`.
+pub(crate) fn with_command(typed: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut args: Vec<OsString> = typed.into_iter().collect();
+    let option = args.get(1).is_some_and(|a| a.to_string_lossy().starts_with('-'));
+    let general = args.get(1).is_some_and(|a| ["-h", "--help", "-V", "--version"].iter().any(|g| a == g));
+    if option && !general {
+        args.insert(1, "eval".into());
+    }
+    args
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Score tasks (the default)
-    Eval(EvalArgs),
+    Eval(Box<EvalArgs>),
     /// Per-token surprisal of any text, one sentence a line
-    Score(ScoreArgs),
+    Score(Box<ScoreArgs>),
     /// Show how a few sentences are cut, what is scored, and the classic faults
     Inspect(InspectArgs),
     /// List the tasks
@@ -273,10 +283,16 @@ mod tests {
 
     #[test]
     fn no_command_means_eval() {
-        let cli = Cli::try_parse_from(["bheval", "--model", "m", "--tasks", "demo"]).expect("parsed");
-        assert!(cli.command.is_none());
-        assert_eq!((cli.eval.tasks.as_str(), cli.eval.batch_size), ("demo", BatchArg::Auto));
-        assert!(Cli::try_parse_from(["bheval", "tasks"]).is_ok());
-        assert!(Cli::try_parse_from(["bheval"]).is_err());
+        let parse = |typed: &[&str]| {
+            let typed = ["bheval"].iter().chain(typed).map(OsString::from);
+            Cli::try_parse_from(with_command(typed)).map(|cli| cli.command)
+        };
+        let Ok(Command::Eval(args)) = parse(&["--model", "m", "--tasks", "demo"]) else {
+            panic!("eval was meant")
+        };
+        assert_eq!((args.tasks.as_str(), args.batch_size), ("demo", BatchArg::Auto));
+        assert!(matches!(parse(&["tasks"]), Ok(Command::Tasks(_))));
+        assert!(parse(&[]).is_err() && parse(&["--tasks", "demo"]).is_err());
+        assert!(parse(&["--version"]).is_err_and(|e| e.kind() == clap::error::ErrorKind::DisplayVersion));
     }
 }

@@ -11,19 +11,17 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::args::{Cli, Command};
+use crate::args::{Cli, Command, with_command};
 use crate::console::{Outcome, complain};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let result = match cli.command {
-        None => commands::eval::run(cli.eval),
-        Some(Command::Eval(args)) => commands::eval::run(args),
-        Some(Command::Score(args)) => commands::score::run(args),
-        Some(Command::Inspect(args)) => commands::inspect::run(&args),
-        Some(Command::Tasks(args)) => commands::tasks::run(&args),
-        Some(Command::Data(args)) => commands::data::run(args),
-        Some(Command::Backends(args)) => commands::backends::run(&args),
+    let result = match Cli::parse_from(with_command(std::env::args_os())).command {
+        Command::Eval(args) => commands::eval::run(&args),
+        Command::Score(args) => commands::score::run(&args),
+        Command::Inspect(args) => commands::inspect::run(&args),
+        Command::Tasks(args) => commands::tasks::run(&args),
+        Command::Data(args) => commands::data::run(args),
+        Command::Backends(args) => commands::backends::run(&args),
     };
     match result {
         Ok(outcome) => outcome.into(),

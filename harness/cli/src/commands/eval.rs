@@ -14,9 +14,9 @@ use crate::console::{Outcome, answer, complain, grouped, tell, warn};
 use crate::progress::Bar;
 use crate::table::report;
 
-pub(crate) fn run(args: EvalArgs) -> anyhow::Result<Outcome> {
+pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<Outcome> {
     let start = Instant::now();
-    let mut planned = plan(&args)?;
+    let mut planned = plan(args)?;
     let folder =
         args.run_dir.clone().unwrap_or_else(|| PathBuf::from("runs").join(planned.plan.folder_name()));
     let mut store = Store::open(&folder, &planned.plan, args.fresh)?;
@@ -30,7 +30,7 @@ pub(crate) fn run(args: EvalArgs) -> anyhow::Result<Outcome> {
         run_plan(&mut planned, &mut store, size, &mut |progress| bar.show(progress))
     };
     match finished {
-        Ok(finished) => present(&args, &store, &finished, start),
+        Ok(finished) => present(args, &store, &finished, start),
         Err(error) => {
             complain(&format!("{error}"));
             Ok(Outcome::Failed)

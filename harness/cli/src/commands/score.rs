@@ -18,7 +18,7 @@ use crate::console::{Outcome, complain};
 /// Sentences that are scored together.
 const BATCH: usize = 256;
 
-pub(crate) fn run(args: ScoreArgs) -> anyhow::Result<Outcome> {
+pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<Outcome> {
     let (model, tokenizer) = open(&args.model)?;
     if let Some(pll) = &args.pll {
         bail!(
@@ -31,7 +31,7 @@ pub(crate) fn run(args: ScoreArgs) -> anyhow::Result<Outcome> {
     let name = args.file.display().to_string();
     let mut scorer =
         Scorer { model, tokenizer, mode, name, failed: 0, pending: Vec::new(), out: Output::new(format)? };
-    let input = input(&args)?;
+    let input = input(args)?;
     for line in lines(input, LINE_LIMIT) {
         scorer.take(line)?;
     }
