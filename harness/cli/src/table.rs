@@ -22,17 +22,20 @@ pub(crate) fn report(summary: &Summary, full: bool) -> String {
 }
 
 fn headline(summary: &Summary) -> String {
-    let mut table = table(&[
-        "task",
-        "score",
-        "95% over items",
-        "95% over subsets",
-        "micro",
-        "ties",
-        "items",
-        "subsets",
-        "chance",
-    ]);
+    let mut table = table(
+        &[
+            "task",
+            "score",
+            "95% over items",
+            "95% over subsets",
+            "micro",
+            "ties",
+            "items",
+            "subsets",
+            "chance",
+        ],
+        1..9,
+    );
     for task in &summary.tasks {
         for average in &task.averages {
             table.add_row([
@@ -81,7 +84,7 @@ fn by_tag(task: &TaskSummary, average: &Average) -> String {
             continue;
         }
         let subsets = format!("{}s", task.info.subset_noun);
-        let mut table = table(&[&format!("{} by {kind}", task.info.name), "score", &subsets]);
+        let mut table = table(&[&format!("{} by {kind}", task.info.name), "score", &subsets], 1..3);
         for (_, value, count, mean) in own {
             table.add_row([value.clone(), percent(*mean), count.to_string()]);
         }
@@ -92,8 +95,10 @@ fn by_tag(task: &TaskSummary, average: &Average) -> String {
 
 fn by_subset(task: &TaskSummary, metric: usize) -> String {
     let name = row_name(task, &task.averages[metric]);
-    let mut table =
-        table(&[&format!("{name} by {}", task.info.subset_noun), "score", "95% over items", "ties", "items"]);
+    let mut table = table(
+        &[&format!("{name} by {}", task.info.subset_noun), "score", "95% over items", "ties", "items"],
+        1..5,
+    );
     for subset in &task.subsets {
         let own = &subset.metrics[metric];
         table.add_row([
@@ -107,11 +112,11 @@ fn by_subset(task: &TaskSummary, metric: usize) -> String {
     format!("\n{table}\n")
 }
 
-/// A table whose first column is text and whose others are numbers.
-pub(crate) fn table(header: &[&str]) -> Table {
+/// A table; the columns of `numbers` are aligned to the right.
+pub(crate) fn table(header: &[&str], numbers: std::ops::Range<usize>) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED).set_header(header.to_vec());
-    for column in table.column_iter_mut().skip(1) {
+    for column in table.column_iter_mut().skip(numbers.start).take(numbers.len()) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table

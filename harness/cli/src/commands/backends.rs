@@ -35,7 +35,7 @@ fn place(library: &Library) -> String {
 }
 
 fn as_text(found: &[Library]) -> String {
-    let mut table = table(&["backend", "version", "forests", "where"]);
+    let mut table = table(&["backend", "version", "forests", "where"], 1..1);
     for library in found {
         let forests = if library.takes_forests() { "native" } else { "flat" };
         table.add_row([

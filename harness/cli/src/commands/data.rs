@@ -32,7 +32,7 @@ fn list(folders: &Folders, as_json: bool) -> anyhow::Result<Outcome> {
         answer(&serde_json::to_string_pretty(&sets)?)?;
         return Ok(Outcome::Done);
     }
-    let mut table = table(&["data set", "MB", "files", "licence", "where"]);
+    let mut table = table(&["data set", "MB", "files", "licence", "where"], 1..3);
     for set in manifest::all() {
         table.add_row([
             set.name.clone(),

@@ -15,7 +15,7 @@ pub(crate) fn run(args: &TasksArgs) -> anyhow::Result<Outcome> {
 }
 
 fn as_text(tasks: &[&Info]) -> String {
-    let mut table = table(&["task", "items", "subsets", "chance", "licence", "source"]);
+    let mut table = table(&["task", "items", "subsets", "chance", "licence", "source"], 1..4);
     for info in tasks {
         table.add_row([
             info.name.to_owned(),
