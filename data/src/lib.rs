@@ -16,6 +16,7 @@ pub mod locate;
 pub mod manifest;
 mod plain_path;
 pub mod protocol;
+pub mod python_json;
 pub mod tokenizer;
 
 pub use error::Error;

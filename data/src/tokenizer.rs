@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::python_json;
+
 /// What can go wrong on the way from text to ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -211,7 +213,7 @@ fn read_json(path: &Path, hash: &mut Sha256) -> Result<Value, TokenizerError> {
         Err(e) => return Err(TokenizerError::Damaged { path: path.to_path_buf(), reason: e.to_string() }),
     };
     hash.update(&bytes);
-    serde_json::from_slice(&bytes)
+    python_json::parse(&bytes)
         .map_err(|e| TokenizerError::Damaged { path: path.to_path_buf(), reason: e.to_string() })
 }
 

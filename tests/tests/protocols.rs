@@ -135,6 +135,26 @@ fn lm_eval_llama() {
     lm_eval(&LLAMA, "llama");
 }
 
+/// The accuracy of all 67 paradigms, of which single items are known for two.
+#[test]
+fn lm_eval_llama_on_all_of_blimp() {
+    let mut peer = Peer::open(&LLAMA, "llama");
+    let golden = protocol_golden("lmeval_blimp67_llama.json");
+    let accuracies = golden["accuracy"].as_object().expect("paradigms");
+    assert_eq!(accuracies.len(), 67);
+    for (uid, accuracy) in accuracies {
+        let ours = peer.scores(Protocol::LmEval, &paradigm(uid));
+        let right = ours.chunks(2).filter(|p| p[0] >= p[1]).count();
+        // Two scores can be so close that f32 in Python and f64 here order them differently.
+        let close = ours.chunks(2).filter(|p| (p[0] - p[1]).abs() < 1e-4).count() as f64;
+        let difference = (right as f64 - 1000.0 * accuracy.as_f64().expect("a number")).abs();
+        assert!(
+            difference <= close + 1e-6,
+            "{uid}: {right} right, {accuracy} in the golden, {close} too close to call"
+        );
+    }
+}
+
 fn babylm2025_blimp(table: &'static Backend, name: &str) {
     let mut peer = Peer::open(table, name);
     let golden = protocol_golden(&format!("babylm25_blimp_causal_{name}.json"));

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use bheval_data::python_json;
 use bheval_data::tokenizer::Tokenizer;
 use bheval_host::{Backend, Dtype, Library, Model, ModelOptions, file_name, plugin_folders};
 
@@ -68,8 +69,7 @@ fn architecture(model: &Path) -> anyhow::Result<String> {
             path.display()
         )
     })?;
-    let config: serde_json::Value =
-        serde_json::from_slice(&bytes).with_context(|| format!("{} is no JSON", path.display()))?;
+    let config = python_json::parse(&bytes).with_context(|| format!("{} is no JSON", path.display()))?;
     let Some(found) = config["model_type"].as_str() else {
         bail!("{} has no `model_type`; name the architecture with --backend", path.display());
     };
