@@ -20,7 +20,7 @@ pub struct Forest {
     pub len: usize,
     /// Token id of each node.
     pub token: *const u32,
-    /// Index of each node's parent, or `UINT32_MAX` for a root.
+    /// Index of each node's parent, or [`NO_PARENT`] for a root.
     pub parent: *const u32,
     /// 1 for a node whose value is asked for, else 0.
     pub wanted: *const u8,
