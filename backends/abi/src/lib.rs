@@ -20,6 +20,7 @@
 mod export;
 mod failure;
 mod forest;
+mod growth;
 mod logits;
 mod table;
 mod text;
