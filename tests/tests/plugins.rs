@@ -335,13 +335,13 @@ impl LanguageModel for Chains {
 
     fn score(&mut self, forest: ForestView<'_>, log_prob: &mut [f32]) -> Result<u64, Failure> {
         let mut first = 0;
-        for i in 0..forest.len() {
+        for (i, out) in log_prob.iter_mut().enumerate() {
             match forest.parent_of(i) {
                 Some(parent) => assert_eq!(parent + 1, i, "a node that does not follow its parent"),
                 None => first = i,
             }
             if forest.is_wanted(i) {
-                log_prob[i] = of_path(&forest.token[first..=i]);
+                *out = of_path(&forest.token[first..=i]);
             }
         }
         assert!(forest.len() <= 50 || first == 0, "more nodes than a call may have, and not one long chain");
@@ -357,7 +357,7 @@ fn a_backend_without_forests_sees_only_chains() {
     let (mut forest, mut expected) = (Forest::new(), Vec::new());
     for i in 0..300_u32 {
         let ids: Vec<_> = (0..2 + i % 60).map(|t| (i % 7 * 100 + t * (1 + i % 3)) % 1000).collect();
-        let wanted: Vec<_> = (0..ids.len()).map(|t| t > 0 && (t as u32 + i) % 4 > 0).collect();
+        let wanted: Vec<_> = (0..ids.len()).map(|t| t > 0 && (t + i as usize) % 5 != 2).collect();
         let nodes = forest.insert(&ids, &wanted);
         let of = |t: usize| (nodes[t] as usize, of_path(&ids[..=t]));
         expected.extend((0..ids.len()).filter(|&t| wanted[t]).map(of));
