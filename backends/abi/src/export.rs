@@ -2,6 +2,7 @@
 
 use std::ffi::c_void;
 
+use crate::growth::is_whole;
 use crate::{
     Backend, Dtype, FEATURE_FOREST, Failure, Forest, ForestView, Kind, LOGITS_EXTENSION, Logits, LogitsTable,
     MAJOR, MINOR, Message, ModelInfo, OpenOptions, RawModel, Scores, Status, Text, guard,
@@ -125,12 +126,13 @@ unsafe extern "C" fn open<M: LanguageModel>(
     // SAFETY: the host passes valid or null pointers, as the contract asks.
     unsafe {
         guard(message, || {
-            let options = options.as_ref().ok_or_else(|| Failure::input("no options were given"))?;
-            if options.size < size_of::<OpenOptions<'_>>() || model.is_null() {
-                return Err(Failure::input(
-                    "the options are smaller than this version knows, or there is no result",
-                ));
+            if options.is_null() || model.is_null() {
+                return Err(Failure::input("no options were given, or no room for the model"));
             }
+            if !is_whole(options) {
+                return Err(Failure::input("the options are smaller than this version knows"));
+            }
+            let options = &*options;
             let path = options.path.get().ok_or_else(|| Failure::input("the model's path is not UTF-8"))?;
             let opening = Opening {
                 path: path.into(),
@@ -165,17 +167,17 @@ unsafe extern "C" fn describe<M: LanguageModel>(
 ) -> Status {
     // SAFETY: the host passes an opened model of this backend and a valid or null `info`.
     unsafe {
-        guard(message, || {
-            let opened = opened::<M>(model)?;
-            let out = info.as_mut().ok_or_else(|| Failure::input("no info was given"))?;
-            if out.size < size_of::<ModelInfo<'_>>() {
+        run::<M>(model, message, |model| {
+            if info.is_null() {
+                return Err(Failure::input("no info was given"));
+            }
+            if !is_whole(info) {
                 return Err(Failure::input("the info is smaller than this version knows"));
             }
-            let size = out.size;
-            let known = opened.model.info();
+            let known = model.info();
             // The texts live in the model; the borrow on the C side ends with `close`, as the contract says.
             let filled = ModelInfo {
-                size,
+                size: (&raw const (*info).size).read(),
                 vocab: known.vocab,
                 context: known.context,
                 nodes: known.nodes,
@@ -204,8 +206,11 @@ unsafe extern "C" fn score<M: LanguageModel>(
     unsafe {
         run::<M>(model, message, |model| {
             let view = ForestView::from_raw(forest)?;
-            let out = scores.as_mut().ok_or_else(|| Failure::input("there is no room for scores"))?;
-            if out.size < size_of::<Scores>() || out.len != view.len() {
+            if scores.is_null() || !is_whole(scores) {
+                return Err(Failure::input("there is no room for scores, or less than this version knows"));
+            }
+            let out = &mut *scores;
+            if out.len != view.len() {
                 return Err(Failure::input("the scores are not as long as the forest"));
             }
             out.fed = model.score(view, floats(out.log_prob, out.len)?)?;
@@ -224,11 +229,12 @@ unsafe extern "C" fn logits<M: LanguageModel>(
     unsafe {
         run::<M>(model, message, |model| {
             let view = ForestView::from_raw(forest)?;
-            let out = out.as_mut().ok_or_else(|| Failure::input("there is no room for logits"))?;
+            if out.is_null() || !is_whole(out) {
+                return Err(Failure::input("there is no room for logits, or less than this version knows"));
+            }
+            let out = &mut *out;
             let rows = view.wanted.iter().filter(|&&w| w != 0).count();
-            if out.size < size_of::<Logits>()
-                || Some(out.len) != rows.checked_mul(model.info().vocab as usize)
-            {
+            if Some(out.len) != rows.checked_mul(model.info().vocab as usize) {
                 return Err(Failure::input("the room for logits is not wanted nodes times vocabulary"));
             }
             model.logits(view, floats(out.data, out.len)?)

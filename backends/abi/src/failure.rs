@@ -4,6 +4,8 @@ use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::growth::is_whole;
+
 /// What became of a call. 0 is success; codes that a reader does not know count as [`Status::INTERNAL`].
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,8 +72,12 @@ impl Message {
     /// `message` is null or a valid message whose `ptr` has room for `capacity` bytes.
     pub unsafe fn write(message: *mut Message, text: &str) {
         // SAFETY: the caller vouches for the pointer; null is handled.
-        let Some(message) = (unsafe { message.as_mut() }) else { return };
-        if message.size < size_of::<Message>() || message.ptr.is_null() {
+        if message.is_null() || !unsafe { is_whole(message) } {
+            return;
+        }
+        // SAFETY: as above, and whole.
+        let message = unsafe { &mut *message };
+        if message.ptr.is_null() {
             return;
         }
         let len = text.floor_char_boundary(message.capacity);

@@ -1,5 +1,6 @@
 //! The unit of scoring: a forest of token prefixes.
 
+use crate::growth::is_whole;
 use crate::{Failure, Status};
 
 /// The parent of a root.
@@ -20,7 +21,7 @@ pub struct Forest {
     pub len: usize,
     /// Token id of each node.
     pub token: *const u32,
-    /// Index of each node's parent, or `UINT32_MAX` for a root.
+    /// Index of each node's parent, or [`NO_PARENT`] for a root.
     pub parent: *const u32,
     /// 1 for a node whose value is asked for, else 0.
     pub wanted: *const u8,
@@ -80,11 +81,15 @@ impl<'a> ForestView<'a> {
     /// # Safety
     /// `forest` is null or points to a [`Forest`] whose arrays hold `len` elements for `'a`.
     pub unsafe fn from_raw(forest: *const Forest) -> Result<Self, Failure> {
-        // SAFETY: the caller vouches for the pointer; null is handled.
-        let forest = unsafe { forest.as_ref() }.ok_or_else(|| Failure::input("no forest was given"))?;
-        if forest.size < size_of::<Forest>() {
+        if forest.is_null() {
+            return Err(Failure::input("no forest was given"));
+        }
+        // SAFETY: not null, and the caller vouches for the pointer.
+        if !unsafe { is_whole(forest) } {
             return Err(Failure::input("the forest is smaller than this version knows"));
         }
+        // SAFETY: as above, and whole.
+        let forest = unsafe { &*forest };
         if forest.len == 0 {
             return Ok(Self { token: &[], parent: &[], wanted: &[] });
         }

@@ -11,7 +11,7 @@
 //! * **Threads.** Functions of the table may be called from any thread. For one model there is one call at a time;
 //!   different models may be called at the same time.
 //! * **Failure.** Every function that can fail returns a [`Status`] and writes a sentence into the caller's
-//!   [`Message`]. No panic or exception leaves a backend ([`guard`]).
+//!   [`Message`]. No panic or exception leaves a backend; in Rust [`guard`] sees to that.
 //! * **Growth.** A struct is led by its size in bytes as the side that filled it knew it. A reader reads no field that
 //!   lies beyond that size. Fields are only ever appended, with a new minor version; anything else is a new major one.
 //!   [`Text`] alone has no size: it is a plain pair and will not change within a major version.
@@ -20,6 +20,7 @@
 mod export;
 mod failure;
 mod forest;
+mod growth;
 mod logits;
 mod table;
 mod text;

@@ -93,7 +93,7 @@ pub struct Backend {
     pub major: u32,
     /// Minor version of the contract the backend was built for.
     pub minor: u32,
-    /// Feature bits, `FEATURE_*`.
+    /// Feature bits: [`FEATURE_FOREST`] or none.
     pub features: u64,
     /// Name as a user types it after `--backend`.
     pub name: Text<'static>,

@@ -23,8 +23,13 @@ impl Forest {
 
     /// A forest from its arrays as they are, sharing nothing that is not shared already. Rules on parents are checked by
     /// the backend; this is the door for tests of that check.
+    ///
+    /// # Panics
+    /// If the arrays differ in length: a backend reads them all to the same end.
     #[must_use]
     pub fn from_parts(token: Vec<u32>, parent: Vec<Option<u32>>, wanted: Vec<bool>) -> Self {
+        assert_eq!(token.len(), parent.len(), "one parent for each token");
+        assert_eq!(token.len(), wanted.len(), "one mark for each token");
         let parent = parent.into_iter().map(|p| p.unwrap_or(NO_PARENT)).collect();
         let wanted = wanted.into_iter().map(u8::from).collect();
         Self { token, parent, wanted, children: HashMap::new() }
@@ -133,6 +138,12 @@ mod tests {
         assert_ne!(good[3], bad[3]);
         assert_eq!(forest.wanted().count(), 5);
         assert_eq!(forest.depth(), 4);
+    }
+
+    #[test]
+    #[should_panic(expected = "one parent for each token")]
+    fn parts_of_unequal_length_never_reach_a_backend() {
+        let _ = Forest::from_parts(vec![1, 2], vec![None], vec![false, true]);
     }
 
     #[test]

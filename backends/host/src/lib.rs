@@ -4,6 +4,7 @@
 //! process ends: its threads may outlive its models, and unloading code under a running thread is undefined.
 #![allow(unsafe_code)] // Calls over the boundary; each block states what it relies on.
 
+mod elf;
 mod error;
 mod flat;
 mod forest;

@@ -1,6 +1,7 @@
 //! Opens a backend: from a file, or from a table that is linked in. Both ways go through the same checks.
 
 use std::ffi::c_void;
+use std::io;
 use std::mem::{ManuallyDrop, offset_of};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use bheval_abi::{Backend, FEATURE_FOREST, MAJOR, SYMBOL, Text};
 use sha2::{Digest, Sha256};
 
 use crate::Error;
+use crate::elf::promised_len;
 
 /// Where a backend comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,11 +38,9 @@ struct Inner {
     name: String,
     version: String,
     origin: Origin,
-    /// Never dropped: see the module's invariant in `lib.rs`.
-    _mapped: Option<ManuallyDrop<libloading::Library>>,
 }
 
-// SAFETY: the table is read-only and lives as long as `Inner`; its functions may be called from any thread, as the
+// SAFETY: the table is read-only and lives as long as the process; its functions may be called from any thread, as the
 // contract demands of a backend.
 unsafe impl Send for Inner {}
 // SAFETY: as above.
@@ -53,7 +53,7 @@ impl Library {
     /// What [`Library::open`] says of a table.
     pub fn linked(table: &'static Backend) -> Result<Self, Error> {
         // SAFETY: a reference to a whole table that lives for ever.
-        unsafe { Self::from_table(table, Origin::Linked, None) }
+        unsafe { Self::from_table(table, Origin::Linked) }
     }
 
     /// Loads a backend from a file. With a pin, nothing is loaded unless the file's SHA-256 is the one given.
@@ -63,31 +63,30 @@ impl Library {
     /// # Errors
     /// No such file, another digest, no library, no table, another major version, or a table that is not whole.
     pub fn open(path: &Path, pin: Option<&str>) -> Result<Self, Error> {
-        let path = path.canonicalize().map_err(|_| Error::Missing { path: path.to_path_buf() })?;
-        let sha256 = digest(&path)?;
-        if let Some(expected) = pin.filter(|p| !p.eq_ignore_ascii_case(&sha256)) {
-            return Err(Error::OtherDigest { path, expected: expected.to_owned(), found: sha256 });
-        }
+        let path = found(path)?;
+        let sha256 = check_bytes(&path, pin)?;
         let no_plugin = |reason: String| Error::NotAPlugin { path: path.clone(), reason };
         // SAFETY: the initialisers of the library run here; the user chose the file, and the docs say so.
         let mapped = unsafe { libloading::Library::new(&path) }.map_err(|e| no_plugin(chain(&e)))?;
+        // Never dropped, whatever follows: see the invariant in `lib.rs`.
+        let mapped = ManuallyDrop::new(mapped);
         // SAFETY: only the symbol's address is taken; it is read by `from_table` after checks.
         let symbol = unsafe { mapped.get::<*const c_void>(SYMBOL) }
             .map_err(|_| no_plugin(format!("it exports no symbol `{SYMBOL}`")))?;
         // SAFETY: libloading hands the address of the data symbol as the value of a pointer type.
         let table: *const Backend = unsafe { symbol.into_raw() }.as_raw_ptr().cast();
+        if !table.is_aligned() {
+            return Err(no_plugin(format!("its `{SYMBOL}` is no table: it lies at an odd address")));
+        }
         let origin = Origin::File { path: path.clone(), sha256 };
         // SAFETY: the symbol of this name is a table, as the contract asks; its head is checked before the rest is read.
-        unsafe { Self::from_table(table, origin, Some(ManuallyDrop::new(mapped))) }
+        unsafe { Self::from_table(table, origin) }
     }
 
     /// # Safety
-    /// `table` points to a `Backend`, or at least to its leading size and version, that lives as long as `mapped`.
-    unsafe fn from_table(
-        table: *const Backend,
-        origin: Origin,
-        mapped: Option<ManuallyDrop<libloading::Library>>,
-    ) -> Result<Self, Error> {
+    /// `table` is aligned and points to a `Backend`, or at least to its leading size and version, that lives as long as
+    /// the process.
+    unsafe fn from_table(table: *const Backend, origin: Origin) -> Result<Self, Error> {
         let place = match &origin {
             Origin::Linked => "a linked backend".to_owned(),
             Origin::File { path, .. } => path.display().to_string(),
@@ -120,7 +119,7 @@ impl Library {
         // SAFETY: the table's texts live as long as the library.
         let (name, version) = unsafe { (known.name.get(), known.version.get()) };
         let (name, version) = name.zip(version).ok_or_else(|| broken("its name or version is not UTF-8"))?;
-        let inner = Inner { table, name: name.into(), version: version.into(), origin, _mapped: mapped };
+        let inner = Inner { table, name: name.into(), version: version.into(), origin };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -162,13 +161,40 @@ impl Library {
     }
 }
 
-fn digest(path: &Path) -> Result<String, Error> {
-    let no_plugin = |e: std::io::Error| Error::NotAPlugin {
-        path: path.to_path_buf(),
-        reason: format!("it can't be read ({e})"),
+/// The regular file at `path`, without links. Anything else could keep a reader waiting for ever.
+fn found(path: &Path) -> Result<PathBuf, Error> {
+    let unusable = |reason: String| Error::NotAPlugin { path: path.to_path_buf(), reason };
+    let unreachable = |e: io::Error| match e.kind() {
+        io::ErrorKind::NotFound => Error::Missing { path: path.to_path_buf() },
+        _ => unusable(format!("it can't be reached ({e})")),
     };
-    let bytes = std::fs::read(path).map_err(no_plugin)?;
-    Ok(Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect())
+    let file = path.canonicalize().map_err(unreachable)?;
+    if !file.metadata().map_err(unreachable)?.is_file() {
+        return Err(unusable("it is a folder or a device, not a file".to_owned()));
+    }
+    Ok(file)
+}
+
+/// Checks what can be checked before a file is loaded; returns its SHA-256 in hex.
+fn check_bytes(path: &Path, pin: Option<&str>) -> Result<String, Error> {
+    let path = path.to_path_buf();
+    let no_plugin = |path, reason| Error::NotAPlugin { path, reason };
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(e) => return Err(no_plugin(path, format!("it can't be read ({e})"))),
+    };
+    let found: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+    if let Some(expected) = pin.filter(|p| !p.eq_ignore_ascii_case(&found)) {
+        return Err(Error::OtherDigest { path, expected: expected.to_owned(), found });
+    }
+    let (len, promised) = (bytes.len() as u64, promised_len(&bytes));
+    if len < promised {
+        let reason = format!(
+            "it was cut short: {len} bytes, where its headers promise {promised}; copy or build it again"
+        );
+        return Err(no_plugin(path, reason));
+    }
+    Ok(found)
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::ptr::NonNull;
 
 use bheval_abi::{
-    Dtype, Forest as RawForest, Kind, LOGITS_EXTENSION, Logits, LogitsTable, Message, ModelInfo as RawInfo,
-    OpenOptions, RawModel, Scores, Status, Text,
+    Dtype, Forest as RawForest, ForestView, Kind, LOGITS_EXTENSION, Logits, LogitsTable, Message,
+    ModelInfo as RawInfo, OpenOptions, RawModel, Scores, Status, Text,
 };
 
 use crate::flat::flatten;
@@ -64,12 +64,14 @@ pub struct Scored {
     pub fed: u64,
 }
 
-/// An opened model. Closed when dropped; the library stays until the last model is gone.
+/// An opened model. Closed when dropped.
 #[derive(Debug)]
 pub struct Model {
     raw: NonNull<RawModel>,
     library: Library,
     info: ModelInfo,
+    /// Set when the backend panicked: the contract then allows nothing but closing the model.
+    panicked: bool,
 }
 
 // SAFETY: the contract allows calls from any thread, one at a time, which `&mut self` sees to.
@@ -99,7 +101,7 @@ impl Model {
         })?;
         let raw =
             NonNull::new(raw).ok_or_else(|| bad_answer(library, "it opened a model and returned null"))?;
-        let mut model = Self { raw, library: library.clone(), info: no_info() };
+        let mut model = Self { raw, library: library.clone(), info: no_info(), panicked: false };
         model.info = model.describe()?;
         Ok(model)
     }
@@ -126,6 +128,12 @@ impl Model {
             texts.ok_or_else(|| bad_answer(&self.library, "its model's texts are not UTF-8"))?;
         if raw.vocab == 0 || raw.nodes == 0 {
             return Err(bad_answer(&self.library, "its model has no vocabulary, or takes no nodes"));
+        }
+        if raw.kind != Kind::CAUSAL && raw.kind != Kind::MASKED {
+            return Err(bad_answer(
+                &self.library,
+                &format!("its model is of the unknown kind {}", raw.kind.0),
+            ));
         }
         Ok(ModelInfo {
             vocab: raw.vocab,
@@ -164,6 +172,9 @@ impl Model {
     }
 
     fn score_flat(&mut self, forest: &Forest) -> Result<Scored, Error> {
+        // A backend checks what it is given, but this forest is walked before a backend sees it.
+        ForestView::new(&forest.token, &forest.parent, &forest.wanted)
+            .map_err(|failure| refused(&self.library, "score", failure.status, failure.text))?;
         let mut all = Scored { log_prob: vec![f32::NAN; forest.len()], fed: 0 };
         for flat in flatten(forest, self.info.nodes) {
             let part = self.score_once(&flat.chains)?;
@@ -186,13 +197,24 @@ impl Model {
             fed: 0,
         };
         let score = self.library.table().score.ok_or_else(|| incomplete(&self.library))?;
-        let raw = raw_forest(forest);
-        call(&self.library, "score", |message| {
+        let (model, raw) = (self.raw.as_ptr(), raw_forest(forest));
+        self.run("score", |message| {
             // SAFETY: an opened model of this library; the arrays are as long as they say and outlive the call.
-            unsafe { score(self.raw.as_ptr(), &raw const raw, &raw mut scores, message) }
+            unsafe { score(model, &raw const raw, &raw mut scores, message) }
         })?;
         let fed = scores.fed;
         Ok(Scored { log_prob, fed })
+    }
+
+    /// Makes a call on the model, unless an earlier one panicked.
+    fn run(&mut self, action: &'static str, f: impl FnOnce(*mut Message) -> Status) -> Result<(), Error> {
+        if self.panicked {
+            let text = "it panicked in an earlier call on this model; open the model again".to_owned();
+            return Err(refused(&self.library, action, Status::PANIC, text));
+        }
+        let result = call(&self.library, action, f);
+        self.panicked = matches!(&result, Err(Error::Refused { status: Status::PANIC, .. }));
+        result
     }
 
     fn check(&self, forest: &Forest, scored: &Scored) -> Result<(), Error> {
@@ -209,7 +231,7 @@ impl Model {
     /// Rows of logits, one of `vocab` for each wanted node, in the order of the nodes: what may follow the node.
     ///
     /// # Errors
-    /// [`Status::UNSUPPORTED`] where the backend has no such ability, and what it refuses.
+    /// [`Status::UNSUPPORTED`] where the backend has no such ability, what it refuses, and NaN.
     pub fn logits(&mut self, forest: &Forest) -> Result<Vec<f32>, Error> {
         let action = "give logits";
         let none = || refused(&self.library, action, Status::UNSUPPORTED, "it does not offer them".into());
@@ -220,12 +242,15 @@ impl Model {
         let function = function.ok_or_else(none)?;
         let mut data = vec![f32::NAN; forest.wanted().count() * self.info.vocab as usize];
         let mut out = Logits { size: size_of::<Logits>(), data: data.as_mut_ptr(), len: data.len() };
-        let raw = raw_forest(forest);
-        call(&self.library, action, |message| {
+        let (model, raw) = (self.raw.as_ptr(), raw_forest(forest));
+        self.run(action, |message| {
             // SAFETY: as in `score_once`.
-            unsafe { function(self.raw.as_ptr(), &raw const raw, &raw mut out, message) }
+            unsafe { function(model, &raw const raw, &raw mut out, message) }
         })?;
-        Ok(data)
+        match data.iter().position(|x| x.is_nan()) {
+            None => Ok(data),
+            Some(at) => Err(bad_answer(&self.library, &format!("logit {at} is NaN"))),
+        }
     }
 }
 

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+// Made from backends/abi/src by cbindgen: change that, and write this file anew as tests/tests/header.rs says.
+//
+// The contract between bheval and a backend: plain C tables and nothing else.
+//
+// A backend is a library that exports one data symbol, `BHEVAL_SYMBOL`, holding a `BhevalBackend` table. The table is led by
+// its size and its version, so that a host can refuse it before it calls anything. The unit of scoring is a
+// `BhevalForest` of token prefixes: ids cross this boundary, text does not.
+//
+// Rules that hold everywhere, unless a function says otherwise:
+//
+// * **Ownership.** Whoever allocates frees. Every pointer that is passed in stays the caller's and is valid only
+//   during the call. Text handed out by a backend lives as long as what it describes (the library, or the model).
+// * **Threads.** Functions of the table may be called from any thread. For one model there is one call at a time;
+//   different models may be called at the same time.
+// * **Failure.** Every function that can fail returns a `BhevalStatus` and writes a sentence into the caller's
+//   `BhevalMessage`. No panic or exception leaves a backend; in Rust `guard` sees to that.
+// * **Growth.** A struct is led by its size in bytes as the side that filled it knew it. A reader reads no field that
+//   lies beyond that size. Fields are only ever appended, with a new minor version; anything else is a new major one.
+//   `BhevalText` alone has no size: it is a plain pair and will not change within a major version.
+
+#ifndef BHEVAL_H
+#define BHEVAL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// Makes the loader find a symbol, whatever the compiler's default is.
+#if defined(_WIN32)
+#define BHEVAL_EXPORT __declspec(dllexport)
+#elif defined(__GNUC__)
+#define BHEVAL_EXPORT __attribute__((visibility("default")))
+#else
+#define BHEVAL_EXPORT
+#endif
+
+// Name of the data symbol that a backend exports: a `const` `BhevalBackend`.
+#define BHEVAL_SYMBOL "bheval_backend"
+
+// Id of the extension whose table is a `BhevalLogitsTable`.
+#define BHEVAL_LOGITS_EXTENSION "bheval.logits.1"
+
+// An opened model; only its backend knows what is inside.
+typedef struct BhevalModel BhevalModel;
+
+// The parent of a root.
+#define BHEVAL_NO_PARENT UINT32_MAX
+
+// Major version of the contract. Host and backend must agree.
+#define BHEVAL_MAJOR 1
+
+// Minor version of the contract. A host reads what both sides know.
+#define BHEVAL_MINOR 0
+
+// Feature bit: any forest is evaluated natively, each node once. Without it the host sends flat chains only.
+#define BHEVAL_FEATURE_FOREST 1
+
+// Borrowed UTF-8 text, not terminated by a zero byte. Empty text may have a null pointer.
+typedef struct BhevalText {
+    // First byte, or null if `len` is 0.
+    const uint8_t *ptr;
+    // Length in bytes.
+    size_t len;
+} BhevalText;
+
+// What became of a call. 0 is success; codes that a reader does not know count as `BHEVAL_STATUS_INTERNAL`.
+typedef int32_t BhevalStatus;
+// Done.
+#define BHEVAL_STATUS_OK 0
+// The caller's arguments are wrong: a token beyond the vocabulary, a parent that comes after its child.
+#define BHEVAL_STATUS_BAD_INPUT 1
+// The files of the model are missing, damaged or contradict each other.
+#define BHEVAL_STATUS_BAD_MODEL 2
+// Understood, but this backend can't do it.
+#define BHEVAL_STATUS_UNSUPPORTED 3
+// A result was NaN or infinite. No score was returned for it.
+#define BHEVAL_STATUS_NOT_FINITE 4
+// Memory or another resource ran out.
+#define BHEVAL_STATUS_EXHAUSTED 5
+// The backend panicked. The model must not be used again, except to close it.
+#define BHEVAL_STATUS_PANIC 6
+// A fault of the backend itself.
+#define BHEVAL_STATUS_INTERNAL 7
+
+// Number format of weights and products. Sums and log-probabilities are f32 or better in each of them.
+typedef uint32_t BhevalDtype;
+// 32-bit floating point, whatever the file stores.
+#define BHEVAL_DTYPE_F32 1
+// Brain floating point for weights and products.
+#define BHEVAL_DTYPE_BF16 2
+
+// How to open a model.
+typedef struct BhevalOpenOptions {
+    // `sizeof(BhevalOpenOptions)` as the caller knows it.
+    size_t size;
+    // Folder with `config.json` and weights, or a file, in UTF-8.
+    struct BhevalText path;
+    // Threads to use, at least 1. Scores must not depend on it.
+    uint32_t threads;
+    // Wanted number format.
+    BhevalDtype dtype;
+    // Bytes that scoring may take beside the weights. A bound to plan by, not a hard limit.
+    uint64_t memory;
+} BhevalOpenOptions;
+
+// Room for one sentence of UTF-8, owned by the caller.
+typedef struct BhevalMessage {
+    // `sizeof(BhevalMessage)` as the caller knows it.
+    size_t size;
+    // Where the backend writes; never null.
+    uint8_t *ptr;
+    // Bytes that may be written.
+    size_t capacity;
+    // Bytes that were written. A longer sentence is cut at a character's boundary.
+    size_t len;
+} BhevalMessage;
+
+// What a model's scores mean.
+typedef uint32_t BhevalKind;
+// Left to right: `log p(token | what stands before it)`.
+#define BHEVAL_KIND_CAUSAL 1
+// A masked model, read by pseudo-log-likelihood.
+#define BHEVAL_KIND_MASKED 2
+
+// What a backend says of an opened model. Its texts live until the model is closed.
+typedef struct BhevalModelInfo {
+    // `sizeof(BhevalModelInfo)`: set by the caller before the call.
+    size_t size;
+    // Number of tokens that have a probability; ids are below it.
+    uint32_t vocab;
+    // Longest path, in tokens, or 0 where the architecture sets no limit.
+    uint32_t context;
+    // Nodes that one scoring call may have under the memory given, at least 1.
+    uint32_t nodes;
+    // Causal or masked.
+    BhevalKind kind;
+    // Number of parameters, a tied one counted once.
+    uint64_t parameters;
+    // Architecture as `config.json` spells it: `hgrn2`.
+    struct BhevalText architecture;
+    // Number format in use: `f32`.
+    struct BhevalText dtype;
+} BhevalModelInfo;
+
+// A forest of token prefixes, as three arrays of `len` elements. Node `i` stands for the token sequence on the path
+// from its root down to itself, so sentences that begin alike share nodes.
+//
+// A node's parent comes before it (`parent[i] < i`) or is `BHEVAL_NO_PARENT`. A flat batch of sequences is the special case
+// of a forest of chains. A backend without `BHEVAL_FEATURE_FOREST` is only ever given chains, each in consecutive
+// nodes.
+typedef struct BhevalForest {
+    // `sizeof(BhevalForest)` as the caller knows it.
+    size_t size;
+    // Number of nodes.
+    size_t len;
+    // Token id of each node.
+    const uint32_t *token;
+    // Index of each node's parent, or `BHEVAL_NO_PARENT` for a root.
+    const uint32_t *parent;
+    // 1 for a node whose value is asked for, else 0.
+    const uint8_t *wanted;
+} BhevalForest;
+
+// The answer to a scoring call.
+typedef struct BhevalScores {
+    // `sizeof(BhevalScores)` as the caller knows it.
+    size_t size;
+    // `len` elements, owned by the caller. The backend writes `log_prob[i] = ln p(token_i | the path above node i)`, in
+    // nats and at least f32 precision, for every wanted node and leaves the others alone.
+    float *log_prob;
+    // Elements of `log_prob`: the forest's `len`.
+    size_t len;
+    // Written by the backend: how many nodes it ran through the network.
+    uint64_t fed;
+} BhevalScores;
+
+// What a backend exports under `BHEVAL_SYMBOL`. Lives as long as the library.
+typedef struct BhevalBackend {
+    // `sizeof(BhevalBackend)` as the backend knows it.
+    size_t size;
+    // Major version of the contract the backend was built for.
+    uint32_t major;
+    // Minor version of the contract the backend was built for.
+    uint32_t minor;
+    // Feature bits: `BHEVAL_FEATURE_FOREST` or none.
+    uint64_t features;
+    // Name as a user types it after `--backend`.
+    struct BhevalText name;
+    // Version of the backend; part of every result's key.
+    struct BhevalText version;
+    // Opens a model and stores it in `model`. On failure `*model` is left alone.
+    // The caller closes what it opened. [any thread, several at a time]
+    BhevalStatus (*open)(const struct BhevalOpenOptions *options,
+                         BhevalModel **model,
+                         struct BhevalMessage *message);
+    // Frees a model. It must not be used again; null is allowed. [any thread; no other call on this model]
+    void (*close)(BhevalModel *model);
+    // Fills `info`. Its texts live until `close`. [any thread; one call at a time per model]
+    BhevalStatus (*describe)(BhevalModel *model, struct BhevalModelInfo *info, struct BhevalMessage *message);
+    // Scores the wanted nodes of a forest. The answer for a node depends on its path alone: not on other nodes, their
+    // order, earlier calls or threads, bit for bit. [any thread; one call at a time per model]
+    BhevalStatus (*score)(BhevalModel *model,
+                          const struct BhevalForest *forest,
+                          struct BhevalScores *scores,
+                          struct BhevalMessage *message);
+    // The table of an optional ability by its id, or null. The table lives as long as the library; its type is the
+    // one that the id names, for example `bheval.logits.1`. [any thread, several at a time]
+    const void *(*extension)(struct BhevalText id);
+} BhevalBackend;
+
+// Room for rows of logits, owned by the caller.
+typedef struct BhevalLogits {
+    // `sizeof(BhevalLogits)` as the caller knows it.
+    size_t size;
+    // `len` elements: one row of `vocab` for each wanted node, in the order of the nodes.
+    float *data;
+    // Number of wanted nodes times the vocabulary.
+    size_t len;
+} BhevalLogits;
+
+// Logits of the next token. Lives as long as the library.
+typedef struct BhevalLogitsTable {
+    // `sizeof(BhevalLogitsTable)` as the backend knows it.
+    size_t size;
+    // Writes, for each wanted node, the unnormalised log-probabilities of the token that follows it: the row belongs to
+    // the path *including* the node. [any thread; one call at a time per model]
+    BhevalStatus (*logits)(BhevalModel *model,
+                           const struct BhevalForest *forest,
+                           struct BhevalLogits *out,
+                           struct BhevalMessage *message);
+} BhevalLogitsTable;
+
+// The table that a backend defines. Lives as long as the library.
+BHEVAL_EXPORT extern const BhevalBackend bheval_backend;
+
+#ifdef __cplusplus
+} // extern "C"
+#endif
+
+#endif // BHEVAL_H
