@@ -94,7 +94,8 @@ fn jsonl_has_totals_and_says_the_same() {
     let objects: Vec<Value> = jsonl.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
     assert_eq!(objects.len(), 2);
     for object in &objects {
-        let own = csv.iter().filter(|r| r[0] == object["sentence"].to_string());
+        let sentence = object["sentence"].to_string();
+        let own = csv.iter().filter(|r| r[0] == sentence);
         let total: f64 = own.filter_map(|r| r[6].parse::<f64>().ok()).sum();
         assert!((object["log_prob"].as_f64().expect("a total") - total).abs() < 1e-5);
         let bits = object["surprisal_bits"].as_f64().expect("a total");

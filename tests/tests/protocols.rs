@@ -1,5 +1,6 @@
 //! The named protocols against what the published pipelines gave, item by item: tokens, boundaries and choices. The
 //! pipelines ran llama, GPT-2 and OPT, so the naive reference models stand in until fast ones exist.
+#![allow(clippy::print_stdout)] // The largest differences are worth seeing: `cargo test -- --nocapture`.
 
 use std::path::Path;
 

@@ -33,3 +33,8 @@ pub use table::{
     Backend, Dtype, FEATURE_FOREST, Kind, MAJOR, MINOR, ModelInfo, OpenOptions, RawModel, SYMBOL,
 };
 pub use text::Text;
+
+/// Compiles the how-to's example.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/write-a-backend.md")]
+struct HowTo;
