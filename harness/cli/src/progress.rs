@@ -1,9 +1,16 @@
 //! The bar on stderr: silent where stderr is no terminal, or where the user asked for quiet.
 
+use std::fmt::Write;
 use std::io::IsTerminal;
 
 use bheval_eval::Progress;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+
+/// Whole sentences a second: indicatif's own rate shows four decimals.
+fn rate(state: &ProgressState, out: &mut dyn Write) {
+    // A bar that can't be drawn is no failure of the run.
+    let _ = write!(out, "{:.0} a second", state.per_sec());
+}
 
 /// A bar over the sentences of a run.
 pub(crate) struct Bar(ProgressBar);
