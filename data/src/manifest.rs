@@ -84,6 +84,9 @@ impl Manifest {
         if self.name.is_empty() || !self.name.bytes().all(letter) || self.files.is_empty() {
             return Some("it needs a name of letters, digits and `_`, and at least one file".to_owned());
         }
+        if self.files.iter().try_fold(0, |sum: u64, file| sum.checked_add(file.size)).is_none() {
+            return Some("the sizes of its files add up to 2^64 bytes or more".to_owned());
+        }
         let mut seen = BTreeSet::new();
         self.files.iter().find_map(|file| match file.fault() {
             None if seen.insert(&file.path) => None,

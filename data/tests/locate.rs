@@ -137,6 +137,14 @@ fn unsound_manifests_are_refused() {
     }
 }
 
+/// Found by fuzzing: the sum overflowed when it was asked for.
+#[test]
+fn sizes_that_add_up_to_more_than_can_be_counted_are_refused() {
+    let text = TEXT.replacen("\"size\": 3", "\"size\": 18446744073709551615", 1);
+    let told = Manifest::parse(&text).unwrap_err().to_string();
+    assert!(told.contains("add up to 2^64"), "{told}");
+}
+
 #[test]
 fn known_sets_are_found_by_name_and_differ() {
     let mut prints: Vec<String> = manifest::all().iter().map(Manifest::fingerprint).collect();
