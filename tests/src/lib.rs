@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+pub mod fuzzing;
 pub mod reference;
 
 /// The folder of golden references.
