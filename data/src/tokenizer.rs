@@ -1,5 +1,7 @@
 //! Text to ids: any `tokenizer.json` of Hugging Face, and the special tokens that its model goes by.
 
+mod charsmap;
+
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -125,8 +127,11 @@ impl Tokenizer {
             inner.with_padding(None);
             Ok(inner)
         };
-        let inner =
-            contained(read).map_err(|reason| TokenizerError::Damaged { path: path.clone(), reason })?;
+        let damaged = |reason| TokenizerError::Damaged { path: path.clone(), reason };
+        if let Some(reason) = charsmap::fault(&bytes) {
+            return Err(damaged(reason));
+        }
+        let inner = contained(read).map_err(damaged)?;
         let mut hash = Sha256::new_with_prefix(&bytes);
         let [settings, map, model] =
             [CONFIG, MAP, MODEL].map(|name| read_json(&folder.join(name), &mut hash));
