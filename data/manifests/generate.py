@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 HERE = Path(__file__).resolve().parent
 BABYLM = "suchirsalhan/babylm-evaluation-2025@bb41f0f01c21e90ee5051505570b1334df06f06a"
@@ -30,7 +31,9 @@ EWOK_HOW = (
     "No public address serves this archive. Accept the terms at "
     "https://huggingface.co/datasets/ewok-core/ewok-core-1.0, then copy {0} from a data folder that has it to "
     "ewok/{0} in yours (a lab's shared folder may hold it: the terms allow a ZIP with a password). "
-    "{1} An archive you pack yourself has another checksum and will not be accepted under this name."
+    "{1} Or pack the items yourself: one DOMAIN.jsonl for each domain, rows with Context1, Context2, Target1 and Target2, "
+    "`zip -e -r {0} FOLDER` with the password `ewok` or one that you set in BHEVAL_EWOK_PASSWORD; the items must be "
+    "the same, their order need not."
 )
 
 # name: title, licence, source, terms, how_to_get, password, folder of SHA256SUMS, prefix kept from it,
@@ -184,11 +187,29 @@ def entry(data, spec, path, digest):
     return out
 
 
+def content(archive, password):
+    """The digest of an EWoK archive's rows as data/src/content.rs defines it. Rows are hashed and never shown."""
+    digest = hashlib.sha256()
+    with ZipFile(archive) as packed:
+        entries = {Path(entry).stem: entry for entry in packed.namelist() if entry.endswith(".jsonl")}
+        for domain in sorted(entries, key=str.encode):
+            rows = [json.loads(line) for line in packed.read(entries[domain], password).decode().split("\n") if line.strip()]
+            digest.update(domain.encode() + b"\0" + len(rows).to_bytes(8, "little") + b"".join(sorted(map(row_key, rows))))
+    return digest.hexdigest()
+
+
+def row_key(row):
+    fields = ("Context1", "Context2", "Target1", "Target2")
+    return hashlib.sha256(b"".join(row[field].encode() + b"\0" for field in fields)).digest()
+
+
 def manifest(data, name, spec):
     head = {"name": name, "title": spec["title"], "revision": spec["upstream"].split("@")[-1]}
     for key in ("licence", "source", "terms", "how_to_get", "password"):
         if key in spec:
             head[key] = spec[key]
+    if name.startswith("ewok"):
+        head["content_sha256"] = content(data / spec["folder"] / spec["keep"], spec["password"].encode())
     head["files"] = [entry(data, spec, *pair) for pair in sums(data, spec["folder"], spec["keep"])]
     return head
 

@@ -26,7 +26,7 @@ pub fn sha256_file(path: &Path) -> Result<String, Error> {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -30,6 +30,11 @@ pub enum Error {
     },
     /// There is no home folder to keep downloads in, and none was named.
     NoCacheFolder,
+    /// An environment variable that must be text is not.
+    NotUnicode {
+        /// Its name.
+        variable: &'static str,
+    },
     /// The data folder given on the command line does not exist.
     NoSuchFolder {
         /// The folder as given.
@@ -145,6 +150,7 @@ impl fmt::Display for Error {
             Error::UnknownSet { name } => {
                 write!(f, "no data set is called {name:?}; there are: {}", manifest::names().join(", "))
             }
+            Error::NotUnicode { variable } => write!(f, "{variable} is not UTF-8; set it to plain text"),
             Error::NoCacheFolder => f.write_str(
                 "no home folder is known to keep downloaded data in; set BHEVAL_CACHE to a folder for it",
             ),

@@ -2,10 +2,12 @@
 //! text becomes ids.
 //!
 //! Everything that comes from outside is checked here, once: a file against its pinned size and SHA-256, an
-//! archive and a line against fixed limits. What leaves this crate can be trusted to be the pinned bytes.
+//! archive and a line against fixed limits. What leaves this crate can be trusted to be the pinned bytes, but for
+//! [`locate::DataSet::read_packed`], whose content its reader must check.
 
 pub mod archive;
 pub mod atomic;
+pub mod content;
 pub mod digest;
 pub mod encode;
 mod error;

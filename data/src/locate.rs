@@ -21,7 +21,31 @@ pub struct Folders {
     pub cache: PathBuf,
     /// Whether the network must not be used.
     pub offline: bool,
+    /// The password of EWoK archives that are not the pinned ones, where it is not the published one.
+    pub ewok_password: Option<Password>,
 }
+
+/// A password; its debug form does not tell it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(pub String);
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password(..)")
+    }
+}
+
+/// How the bytes of a file relate to the pinned ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packing {
+    /// They are the same.
+    Pinned,
+    /// They differ; whether the content is the same is for its reader to check.
+    Other,
+}
+
+/// The most bytes of an archive that is not the pinned one.
+const PACKED_LIMIT: u64 = 64 << 20;
 
 /// Which of the folders something is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,11 +90,15 @@ impl Folders {
     /// Reads `BHEVAL_DATA` and the variables that say where downloads are kept. Call it once, at the start.
     ///
     /// Downloads go to `BHEVAL_CACHE`, else `XDG_CACHE_HOME/bheval`, else the system's usual place: `~/.cache`,
-    /// on macOS `~/Library/Caches`, on Windows `LOCALAPPDATA`.
+    /// on macOS `~/Library/Caches`, on Windows `LOCALAPPDATA`. `BHEVAL_EWOK_PASSWORD` is the password of your own archive.
     pub fn from_env(given: Option<PathBuf>, offline: bool) -> Result<Folders, Error> {
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         let cache = cache_folder(variable, std::env::home_dir()).ok_or(Error::NoCacheFolder)?;
-        Ok(Folders { given, env: variable("BHEVAL_DATA").map(PathBuf::from), cache, offline })
+        let ewok_password = match variable("BHEVAL_EWOK_PASSWORD").map(OsString::into_string) {
+            Some(Err(_)) => return Err(Error::NotUnicode { variable: "BHEVAL_EWOK_PASSWORD" }),
+            password => password.and_then(Result::ok).map(Password),
+        };
+        Ok(Folders { given, env: variable("BHEVAL_DATA").map(PathBuf::from), cache, offline, ewok_password })
     }
 
     /// The first place that has all files of a data set: the given folder, then `BHEVAL_DATA`, then the downloads.
@@ -133,9 +161,28 @@ impl DataSet {
         read_pinned(&self.path(file), file)
     }
 
-    /// Checks every file, and says of each what was found.
-    pub fn verify(&self) -> Vec<(String, Result<(), Error>)> {
-        let check = |file: &FileEntry| (file.path.clone(), self.read(file).map(drop));
+    /// The content of one of the set's files: the pinned one, or, where the set pins its content too, any. The reader of
+    /// the latter must hold its rows against [`Manifest::content_sha256`].
+    pub fn read_packed(&self, file: &FileEntry) -> Result<(Vec<u8>, Packing), Error> {
+        let path = self.path(file);
+        match read_pinned(&path, file) {
+            Ok(bytes) => Ok((bytes, Packing::Pinned)),
+            Err(Error::WrongSize { .. } | Error::WrongHash { .. })
+                if self.manifest.content_sha256.is_some() =>
+            {
+                let bytes = read_up_to(&path, PACKED_LIMIT)?;
+                let (expected, found) = (file.size, bytes.len() as u64);
+                let short = found <= PACKED_LIMIT;
+                short.then_some((bytes, Packing::Other)).ok_or(Error::WrongSize { path, expected, found })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Checks every file, and says of each what was found. What is packed otherwise is checked when it is used.
+    pub fn verify(&self) -> Vec<(String, Result<Packing, Error>)> {
+        let check =
+            |file: &FileEntry| (file.path.clone(), self.read_packed(file).map(|(_, packing)| packing));
         self.manifest.files.iter().map(check).collect()
     }
 }

@@ -32,6 +32,8 @@ pub struct Manifest {
     pub how_to_get: String,
     /// The published password of the set's archives.
     pub password: Option<String>,
+    /// The set's [content](crate::content), where an archive with other bytes and the same rows is as good.
+    pub content_sha256: Option<String>,
     /// The files, sorted by path.
     pub files: Vec<FileEntry>,
 }
@@ -73,6 +75,14 @@ impl Manifest {
         sha256_hex(format!("{}\n{}", self.name, lines.collect::<String>()).as_bytes())
     }
 
+    /// A digest of the name and of the rows, for files that are packed otherwise, if the set pins its content.
+    ///
+    /// It differs from [`Manifest::fingerprint`]: rows are then in another order, and ids mean other rows.
+    pub fn content_fingerprint(&self) -> Option<String> {
+        let content = self.content_sha256.as_ref()?;
+        Some(sha256_hex(format!("{}\ncontent\t{content}\n", self.name).as_bytes()))
+    }
+
     /// The size of all files together.
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.size).sum()
@@ -83,6 +93,12 @@ impl Manifest {
         let letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
         if self.name.is_empty() || !self.name.bytes().all(letter) || self.files.is_empty() {
             return Some("it needs a name of letters, digits and `_`, and at least one file".to_owned());
+        }
+        if !self.content_sha256.iter().all(|digest| is_sha256(digest)) {
+            return Some("the content's checksum must be 64 lower-case hexadecimal digits".to_owned());
+        }
+        if self.files.iter().try_fold(0, |sum: u64, file| sum.checked_add(file.size)).is_none() {
+            return Some("the sizes of its files add up to 2^64 bytes or more".to_owned());
         }
         let mut seen = BTreeSet::new();
         self.files.iter().find_map(|file| match file.fault() {
@@ -95,11 +111,10 @@ impl Manifest {
 
 impl FileEntry {
     fn fault(&self) -> Option<&'static str> {
-        let digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
         let scheme = |url: &String| url.starts_with("https://") || url.starts_with("http://");
         if !is_plain_path(&self.path) {
             Some("the path must be relative, without `..`, drive letters or backslashes")
-        } else if self.sha256.len() != 64 || !self.sha256.bytes().all(digit) {
+        } else if !is_sha256(&self.sha256) {
             Some("the checksum must be 64 lower-case hexadecimal digits")
         } else if !self.url.as_ref().is_none_or(scheme) {
             Some("the address must start with https:// or http://")
@@ -107,6 +122,11 @@ impl FileEntry {
             None
         }
     }
+}
+
+fn is_sha256(text: &str) -> bool {
+    let digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    text.len() == 64 && text.bytes().all(digit)
 }
 
 const EMBEDDED: [&str; 11] = [

@@ -1,10 +1,13 @@
 //! The one rule for paths from outside (manifests, archives): they lead down from a folder, on every system.
 
 /// Whether a path is relative and stays below the folder it is joined to, on Unix and on Windows alike.
+///
+/// Control characters are refused too: names are shown to people and hashed line by line.
 pub(crate) fn is_plain_path(path: &str) -> bool {
     let parts = path.strip_suffix('/').unwrap_or(path);
     let drive = path.as_bytes().get(1) == Some(&b':');
-    !drive && !path.contains(['\\', '\0']) && parts.split('/').all(|part| !matches!(part, "" | "." | ".."))
+    let bad = |letter: char| letter == '\\' || letter.is_control();
+    !drive && !path.contains(bad) && parts.split('/').all(|part| !matches!(part, "" | "." | ".."))
 }
 
 #[cfg(test)]
@@ -28,6 +31,8 @@ mod tests {
             "a\\b",
             "\\\\host\\share",
             "a\0b",
+            "a\tb",
+            "a\nb",
             "//host/share",
         ] {
             assert!(!is_plain_path(path), "{path:?}");

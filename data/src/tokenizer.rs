@@ -1,6 +1,9 @@
 //! Text to ids: any `tokenizer.json` of Hugging Face, and the special tokens that its model goes by.
 
+mod charsmap;
+
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -120,11 +123,17 @@ impl Tokenizer {
             std::io::ErrorKind::NotFound => TokenizerError::Missing { path: path.clone() },
             _ => TokenizerError::Damaged { path: path.clone(), reason: e.to_string() },
         })?;
-        let damaged =
-            |e: tokenizers::Error| TokenizerError::Damaged { path: path.clone(), reason: e.to_string() };
-        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(damaged)?;
-        inner.with_truncation(None).map_err(damaged)?;
-        inner.with_padding(None);
+        let read = || {
+            let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)?;
+            inner.with_truncation(None)?;
+            inner.with_padding(None);
+            Ok(inner)
+        };
+        let damaged = |reason| TokenizerError::Damaged { path: path.clone(), reason };
+        if let Some(reason) = charsmap::fault(&bytes) {
+            return Err(damaged(reason));
+        }
+        let inner = contained(read).map_err(damaged)?;
         let mut hash = Sha256::new_with_prefix(&bytes);
         let [settings, map, model] =
             [CONFIG, MAP, MODEL].map(|name| read_json(&folder.join(name), &mut hash));
@@ -156,7 +165,8 @@ impl Tokenizer {
     /// One past the largest id.
     #[must_use]
     pub fn vocab(&self) -> u32 {
-        self.inner.get_vocab(true).values().max().map_or(0, |&id| id + 1)
+        // The largest id of all has none past it; it is beyond every model's vocabulary either way.
+        self.inner.get_vocab(true).values().max().map_or(0, |&id| id.saturating_add(1))
     }
 
     /// The piece with this id as the vocabulary spells it, or `None` for an id it does not have.
@@ -176,7 +186,7 @@ impl Tokenizer {
     /// # Errors
     /// A text that the tokenizer refuses or makes nothing of.
     pub fn encode(&self, text: &str, special: bool) -> Result<Encoding, TokenizerError> {
-        let encoded = self.inner.encode_char_offsets(text, special).map_err(|e| no_tokens(&e))?;
+        let encoded = contained(|| self.inner.encode_char_offsets(text, special)).map_err(no_tokens)?;
         let special: Vec<bool> = encoded.get_special_tokens_mask().iter().map(|&m| m != 0).collect();
         if special.iter().all(|&s| s) {
             return Err(TokenizerError::NoTokens {
@@ -191,7 +201,7 @@ impl Tokenizer {
     /// # Errors
     /// A text that the tokenizer refuses. An empty text has no ids.
     pub fn ids(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        Ok(self.inner.encode_fast(text, false).map_err(|e| no_tokens(&e))?.get_ids().to_vec())
+        Ok(contained(|| self.inner.encode_fast(text, false)).map_err(no_tokens)?.get_ids().to_vec())
     }
 }
 
@@ -201,8 +211,19 @@ impl fmt::Debug for Tokenizer {
     }
 }
 
-fn no_tokens(error: &tokenizers::Error) -> TokenizerError {
-    TokenizerError::NoTokens { reason: error.to_string() }
+fn no_tokens(reason: String) -> TokenizerError {
+    TokenizerError::NoTokens { reason }
+}
+
+/// Calls into the `tokenizers` crate, which panics on some files that it should refuse: a `Precompiled` normaliser with
+/// an empty table, for one, is read and then indexed when a text is cut. The file is the user's, so it must end as a
+/// message and not as a crash.
+fn contained<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    // AssertUnwindSafe: a tokenizer changes nothing but its cache of words, which takes an entry whole or not at all.
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(_) => Err("the tokenizers library panicked: tokenizer.json contradicts itself".to_owned()),
+    }
 }
 
 /// An optional JSON file; null where there is none.
@@ -237,4 +258,35 @@ fn special_token(inner: &tokenizers::Tokenizer, files: &Files, name: &str) -> Op
     let (file, json) = &files[2];
     let id = u32::try_from(json[format!("{key}_id")].as_u64()?).ok()?;
     Some(SpecialToken { id, text: inner.id_to_token(id)?, file })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(model: Value, normalizer: Value) -> Result<Tokenizer, TokenizerError> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let json = serde_json::json!({"version": "1.0", "added_tokens": [], "normalizer": normalizer, "model": model});
+        std::fs::write(folder.path().join("tokenizer.json"), json.to_string()).expect("written");
+        Tokenizer::load(folder.path())
+    }
+
+    /// Found by fuzzing: the crate reads the empty table, and indexes it when a text is cut.
+    #[test]
+    fn a_panic_of_the_tokenizers_crate_becomes_an_error() {
+        let model = serde_json::json!({"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"});
+        let table = serde_json::json!({"type": "Precompiled", "precompiled_charsmap": "AAAAAA=="});
+        let tokenizer = load(model, table).expect("it is read");
+        for error in [tokenizer.ids("a").err(), tokenizer.encode("a", true).err()] {
+            let text = error.expect("it can't be cut").to_string();
+            assert!(text.contains("panicked") && text.contains("tokenizer.json"), "{text}");
+        }
+    }
+
+    /// Found by fuzzing: one past it overflowed.
+    #[test]
+    fn the_largest_id_of_all_does_not_overflow_the_vocabulary() {
+        let model = serde_json::json!({"type": "WordLevel", "vocab": {"a": u32::MAX}, "unk_token": "a"});
+        assert_eq!(load(model, Value::Null).expect("it is read").vocab(), u32::MAX);
+    }
 }

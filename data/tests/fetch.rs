@@ -53,6 +53,7 @@ fn manifest(files: Vec<FileEntry>) -> Manifest {
         terms: None,
         how_to_get: "Ask for it.".to_owned(),
         password: None,
+        content_sha256: None,
         files,
     }
 }
@@ -63,7 +64,7 @@ impl Scene {
         let manifest = manifest(vec![entry("set/a.txt", Some(server.url("a.txt")), &content())]);
         let folder = tempfile::tempdir().unwrap();
         let cache = folder.path().join("cache");
-        let folders = Folders { given: None, env: None, cache, offline: false };
+        let folders = Folders { given: None, env: None, cache, offline: false, ewok_password: None };
         Scene { server, manifest, folders, most_told: Cell::new(0), _folder: folder }
     }
 
@@ -126,7 +127,8 @@ fn progress_counts_over_all_files() {
     let files =
         vec![entry("set/1", Some(server.url("1")), &one), entry("set/2", Some(server.url("2")), &two)];
     let folder = tempfile::tempdir().unwrap();
-    let folders = Folders { given: None, env: None, cache: folder.path().into(), offline: false };
+    let folders =
+        Folders { given: None, env: None, cache: folder.path().into(), offline: false, ewok_password: None };
     let mut told = Vec::new();
     let mut tell = |p: Progress<'_>| told.push((p.path.to_owned(), p.file, p.bytes, p.total));
     fetch_with(&manifest(files), &folders, QUICK, &mut tell).unwrap();

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bheval_data::Error;
-use bheval_data::locate::{Folders, Place};
+use bheval_data::locate::{Folders, Packing, Password, Place};
 use bheval_data::manifest::{self, Manifest};
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -43,8 +43,13 @@ fn scene() -> (TempDir, Folders) {
         fs::create_dir(root.path().join(name)).unwrap();
         root.path().join(name)
     };
-    let folders =
-        Folders { given: Some(made("given")), env: Some(made("env")), cache: made("cache"), offline: false };
+    let folders = Folders {
+        given: Some(made("given")),
+        env: Some(made("env")),
+        cache: made("cache"),
+        offline: false,
+        ewok_password: None,
+    };
     (root, folders)
 }
 
@@ -120,6 +125,30 @@ fn a_fingerprint_is_of_names_and_content_alone() {
 }
 
 #[test]
+fn a_file_packed_otherwise_is_read_only_where_the_content_is_pinned() {
+    let (_root, folders) = scene();
+    put_all(&folders.cache);
+    put(&folders.cache, "a/2.txt", "longer");
+    let mut manifest = manifest();
+    let strict = folders.open(&manifest).unwrap();
+    assert!(matches!(strict.read_packed(&manifest.files[1]), Err(Error::WrongSize { .. })));
+    manifest.content_sha256 = Some("0".repeat(64));
+    let open = folders.open(&manifest).unwrap();
+    assert_eq!(open.read_packed(&manifest.files[0]).unwrap(), (b"one".to_vec(), Packing::Pinned));
+    assert_eq!(open.read_packed(&manifest.files[1]).unwrap(), (b"longer".to_vec(), Packing::Other));
+    assert!(open.read(&manifest.files[1]).is_err(), "the strict reading stays strict");
+    assert_ne!(manifest.content_fingerprint(), Some(manifest.fingerprint()));
+    assert_eq!(open.verify()[1].1.as_ref().unwrap(), &Packing::Other);
+}
+
+#[test]
+fn a_password_is_never_told() {
+    let (_root, mut folders) = scene();
+    folders.ewok_password = Some(Password("secret".to_owned()));
+    assert!(!format!("{folders:?}").contains("secret"));
+}
+
+#[test]
 fn unsound_manifests_are_refused() {
     for (from, to, expected) in [
         ("\"title\"", "\"tilte\"", "unknown field `tilte`"),
@@ -128,6 +157,7 @@ fn unsound_manifests_are_refused() {
         ("a/2.txt", "a/1.txt", "listed twice"),
         ("7692", "7G92", "64 lower-case"),
         ("\"size\": 3}\n", "\"size\": 3, \"url\": \"ftp://x\"}\n", "must start with https://"),
+        ("\"revision\"", "\"content_sha256\": \"00\", \"revision\"", "64 lower-case"),
         ("\"name\": \"set\"", "\"name\": \"../set\"", "letters, digits"),
     ] {
         let text = TEXT.replace(from, to);
@@ -135,6 +165,14 @@ fn unsound_manifests_are_refused() {
         let told = Manifest::parse(&text).unwrap_err().to_string();
         assert!(told.contains(expected), "{told}");
     }
+}
+
+/// Found by fuzzing: the sum overflowed when it was asked for.
+#[test]
+fn sizes_that_add_up_to_more_than_can_be_counted_are_refused() {
+    let text = TEXT.replacen("\"size\": 3", "\"size\": 18446744073709551615", 1);
+    let told = Manifest::parse(&text).unwrap_err().to_string();
+    assert!(told.contains("add up to 2^64"), "{told}");
 }
 
 #[test]

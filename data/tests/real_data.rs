@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use bheval_data::archive::{Archive, ArchiveFault};
 use bheval_data::jsonl::{Privacy, rows};
-use bheval_data::locate::{DataSet, Folders, Place};
+use bheval_data::locate::{DataSet, Folders, Packing, Place};
 use bheval_data::manifest::{self, Manifest};
 use bheval_data::{Error, digest};
 use proptest::prelude::*;
@@ -28,7 +28,8 @@ fn data_folder() -> PathBuf {
 
 fn set(name: &str) -> DataSet {
     let nowhere = PathBuf::from("no such folder");
-    let folders = Folders { given: None, env: Some(data_folder()), cache: nowhere, offline: true };
+    let folders =
+        Folders { given: None, env: Some(data_folder()), cache: nowhere, offline: true, ewok_password: None };
     folders.open(manifest::find(name).unwrap()).unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -56,7 +57,8 @@ fn every_set_is_there_and_every_file_is_the_pinned_one() {
         let checked = set.verify();
         assert_eq!(checked.len(), files, "{name}");
         for (path, result) in checked {
-            result.unwrap_or_else(|error| panic!("{path}: {error}"));
+            let packing = result.unwrap_or_else(|error| panic!("{path}: {error}"));
+            assert_eq!(packing, Packing::Pinned, "{path}");
         }
     }
     assert_eq!(manifest::all().len(), names_and_counts().len());

@@ -40,6 +40,19 @@ pub enum Error {
         /// What is missing.
         reason: String,
     },
+    /// An archive that is not the pinned one does not hold the pinned items either.
+    OtherContent {
+        /// Name of the task.
+        task: &'static str,
+        /// The archive.
+        file: String,
+        /// The content's SHA-256 in the manifest.
+        expected: String,
+        /// That of the archive.
+        found: String,
+        /// Domains and items in the archive.
+        size: (usize, usize),
+    },
 }
 
 impl From<bheval_data::Error> for Error {
@@ -62,6 +75,14 @@ impl fmt::Display for Error {
                 write!(
                     f,
                     "{source}, line {line}: `{field}` is empty; an empty sentence has no probability to compare"
+                )
+            }
+            Error::OtherContent { task, file, expected, found, size: (domains, items) } => {
+                write!(
+                    f,
+                    "{task}: {file} is not the pinned archive, and its {domains} domains with {items} items have the \
+                     content {found} where {expected} is pinned; pack the unchanged items of that release, one \
+                     DOMAIN.jsonl for each domain"
                 )
             }
             Error::Incomplete { task, reason } => {

@@ -2,12 +2,21 @@
 //! published comparisons: between targets in one context (BabyLM), and of one target between contexts (the authors).
 //!
 //! The items must never appear as plain text. They are read from a password-protected archive in memory.
+//!
+//! Besides the pinned archive any ZIP in its place will do whose `DOMAIN.jsonl` files, in whatever folder, hold the same
+//! items: rows with the fields `Context1`, `Context2`, `Target1` and `Target2` (others are passed over) in any order,
+//! packed with deflate and ZipCrypto (`zip -e`), with the published password or that of `BHEVAL_EWOK_PASSWORD`. Its
+//! [content](bheval_data::content) is held against the manifest. Rows then follow their keys and not the file, so that ids
+//! are the same for every such archive, though not those of the pinned one: the fingerprint tells the two apart.
+
+use std::collections::BTreeMap;
 
 use bheval_data::archive::Archive;
+use bheval_data::content::{RowKey, content_sha256, row_key};
 use bheval_data::encode::Query;
 use bheval_data::jsonl::{Privacy, rows};
-use bheval_data::locate::Folders;
-use bheval_data::manifest;
+use bheval_data::locate::{DataSet, Folders, Packing};
+use bheval_data::manifest::{self, FileEntry};
 use serde::Deserialize;
 
 use crate::pairs::{Place, complete};
@@ -37,7 +46,7 @@ const CORE: Info = Info {
     dataset: Some("ewok"),
 };
 
-pub(crate) static FULL: EwokTask = EwokTask { info: CORE, folder: "ewok-core-1.0/", both_directions: true };
+pub(crate) static FULL: EwokTask = EwokTask { info: CORE, folder: "ewok-core-1.0", both_directions: true };
 
 pub(crate) static FILTERED: EwokTask = EwokTask {
     info: Info {
@@ -47,7 +56,7 @@ pub(crate) static FILTERED: EwokTask = EwokTask {
         dataset: Some("ewok_filtered"),
         ..CORE
     },
-    folder: "ewok_filtered/",
+    folder: "ewok_filtered",
     both_directions: false,
 };
 
@@ -59,7 +68,7 @@ pub(crate) static FAST: EwokTask = EwokTask {
         dataset: Some("ewok_fast"),
         ..CORE
     },
-    folder: "evaluation_data/fast_eval/ewok_fast/",
+    folder: "evaluation_data/fast_eval/ewok_fast",
     both_directions: false,
 };
 
@@ -83,39 +92,82 @@ impl Task for EwokTask {
         let data = folders.open(manifest)?;
         let mut loaded = empty(manifest.fingerprint(), self.both_directions);
         for file in &manifest.files {
-            let password = manifest.password.as_deref().unwrap_or_default();
-            let mut archive = Archive::open(&file.path, data.read(file)?, password)?;
-            for entry in self.domains(&archive) {
-                self.read(&mut archive, &entry, &mut loaded)?;
+            let (bytes, packing) = data.read_packed(file)?;
+            let own = folders.ewok_password.as_ref().filter(|_| packing == Packing::Other);
+            let password = own.map(|own| own.0.as_str()).or(manifest.password.as_deref()).unwrap_or_default();
+            let mut domains = self.domains(Archive::open(&file.path, bytes, password)?, packing)?;
+            if packing == Packing::Other {
+                self.check_content(&data, file, &domains)?;
+                domains.values_mut().for_each(|rows| rows.sort_by_key(|(key, _)| *key));
+                loaded.fingerprint = manifest.content_fingerprint().unwrap_or_default();
             }
+            domains.into_iter().for_each(|(name, rows)| self.add(name, rows, &mut loaded));
         }
         complete(&self.info, loaded)
     }
 }
 
+/// A domain's rows, each with the key of its content.
+type Rows = Vec<(RowKey, Vec<Query>)>;
+
 impl EwokTask {
-    /// The domains' entries, sorted by name.
-    fn domains(&self, archive: &Archive) -> Vec<String> {
-        let is_domain = |name: &&String| {
-            name.strip_prefix(self.folder).is_some_and(|rest| rest.ends_with(".jsonl") && !rest.contains('/'))
-        };
-        let mut entries: Vec<String> = archive.entries().iter().filter(is_domain).cloned().collect();
-        entries.sort();
-        entries
+    /// The domains of an archive by name, rows in the order of their files.
+    fn domains(&self, mut archive: Archive, packing: Packing) -> Result<BTreeMap<String, Rows>, Error> {
+        let mut domains = BTreeMap::new();
+        for entry in archive.entries() {
+            let Some(domain) = self.domain(&entry, packing) else { continue };
+            let rows: Vec<Row> = rows(&entry, &archive.read(&entry)?, Privacy::Protected)?;
+            let read = |(index, row)| keyed(row, &Place { source: &entry, line: index + 1 });
+            let rows = rows.into_iter().enumerate().map(read).collect::<Result<Rows, _>>()?;
+            if domains.insert(domain.to_owned(), rows).is_some() {
+                let reason = format!("two files of the archive are called {domain}.jsonl");
+                return Err(Error::Incomplete { task: self.info.name, reason });
+            }
+        }
+        Ok(domains)
     }
 
-    fn read(&self, archive: &mut Archive, entry: &str, loaded: &mut Loaded) -> Result<(), Error> {
-        let domain = entry[self.folder.len()..].trim_end_matches(".jsonl").to_owned();
-        let rows: Vec<Row> = rows(entry, &archive.read(entry)?, Privacy::Protected)?;
+    /// The domain that an entry holds: one of the folder in the pinned archive, of any in others.
+    fn domain<'e>(&self, entry: &'e str, packing: Packing) -> Option<&'e str> {
+        let (folder, file) = entry.rsplit_once('/').map_or(("", entry), |(folder, file)| (folder, file));
+        let domain = file.strip_suffix(".jsonl")?;
+        // What macOS packs beside each file has its name, and a dot or a folder of its own.
+        let wanted = match packing {
+            Packing::Pinned => folder == self.folder,
+            Packing::Other => !domain.starts_with('.') && !folder.starts_with("__MACOSX"),
+        };
+        wanted.then_some(domain)
+    }
+
+    fn check_content(
+        &self,
+        data: &DataSet,
+        file: &FileEntry,
+        domains: &BTreeMap<String, Rows>,
+    ) -> Result<(), Error> {
+        let keys = |rows: &Rows| rows.iter().map(|(key, _)| *key).collect();
+        let found = content_sha256(&domains.iter().map(|(name, rows)| (name.as_str(), keys(rows))).collect());
+        let expected = data.manifest.content_sha256.clone().unwrap_or_default();
+        if found == expected {
+            return Ok(());
+        }
+        let size = (domains.len(), domains.values().map(Vec::len).sum());
+        let file = data.path(file).display().to_string();
+        Err(Error::OtherContent { task: self.info.name, file, expected, found, size })
+    }
+
+    fn add(&self, domain: String, rows: Rows, loaded: &mut Loaded) {
         let subset = loaded.subsets.len();
-        for (index, row) in rows.into_iter().enumerate() {
-            let id = format!("{}/{domain}/{index}", self.info.name);
-            let queries = queries(row, &Place { source: entry, line: index + 1 })?;
-            loaded.items.push(Item { id, subset, queries });
+        for (index, (_, queries)) in rows.into_iter().enumerate() {
+            loaded.items.push(Item { id: format!("{}/{domain}/{index}", self.info.name), subset, queries });
         }
         loaded.subsets.push(Subset { name: domain, tags: vec![] });
-        Ok(())
     }
+}
+
+fn keyed(row: Row, at: &Place<'_>) -> Result<(RowKey, Vec<Query>), Error> {
+    let key = row_key(&[&row.context1, &row.context2, &row.target1, &row.target2]);
+    Ok((key, queries(row, at)?))
 }
 
 /// The four queries of a row, in the order of the labels.

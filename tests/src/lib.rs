@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+pub mod fuzzing;
 pub mod plugins;
 pub mod reference;
 

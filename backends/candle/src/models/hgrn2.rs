@@ -265,6 +265,13 @@ impl Loader {
         let width = self.config.hidden_size;
         let stored = self.weights.shape(&name("down")).and_then(|s| s.get(1).copied());
         let inner = self.config.intermediate_size.or(stored).unwrap_or(0);
+        if stored == Some(0) {
+            return Err(Failure::model(format!(
+                "{}: tensor `{}` is empty: the MLP of layer {l} has no width; copy or convert the model again",
+                self.config.file.display(),
+                name("down")
+            )));
+        }
         let down = self.weights.tensor(&name("down"), &[width, inner])?;
         let rows = self.weights.shape(&name("gate")).and_then(|s| s.first().copied());
         if rows == Some(2 * inner) && self.weights.shape(&name("up")).is_none() {

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 
 use bheval_data::fetch::fetch;
-use bheval_data::locate::Folders;
+use bheval_data::locate::{Folders, Packing};
 use bheval_data::manifest::{self, Manifest};
 use bheval_tasks::Selected;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -78,7 +78,17 @@ fn verify(names: &[String], folders: &Folders) -> anyhow::Result<Outcome> {
             }
             Err(error) => return Err(error.into()),
         };
-        let faults: Vec<_> = found.verify().into_iter().filter_map(|(_, result)| result.err()).collect();
+        let mut faults = Vec::new();
+        for (path, result) in found.verify() {
+            match result {
+                Ok(Packing::Pinned) => {}
+                Ok(Packing::Other) => tell(&format!(
+                    "{path}: not the pinned archive; its items are checked when the task {} is read",
+                    set.name
+                )),
+                Err(fault) => faults.push(fault),
+            }
+        }
         faults.iter().for_each(|fault| complain(&fault.to_string()));
         let files = found.manifest.files.len();
         let right = files - faults.len();
