@@ -101,12 +101,7 @@ fn ewok_leaves_no_text_behind() {
     for name in ["plan.json", "records.jsonl", "results.json", "items/ewok.csv", "sessions.jsonl"] {
         left.push(bheval.read(&format!("run/{name}")));
     }
-    let folders = bheval_data::locate::Folders {
-        given: Some(bheval_tests::data()),
-        env: None,
-        cache: bheval.path("cache"),
-        offline: true,
-    };
+    let folders = bheval_data::locate::Folders::from_env(Some(bheval_tests::data()), true).expect("folders");
     let task = bheval_tasks::select("ewok").expect("known").remove(0).task;
     let items = task.load(&folders).expect("loads").items;
     assert_eq!(items.len(), 4374);
