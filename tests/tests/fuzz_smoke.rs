@@ -59,40 +59,40 @@ fn smoke(target: &str, body: fn(&[u8]), inputs: u64) {
 
 #[test]
 fn jsonl() {
-    smoke("jsonl", fuzzing::jsonl, 5_000);
+    smoke("jsonl", fuzzing::jsonl, 50_000);
 }
 
 #[test]
 fn lines() {
-    smoke("lines", fuzzing::lines, 5_000);
+    smoke("lines", fuzzing::lines, 50_000);
 }
 
 #[test]
 fn archive() {
-    smoke("archive", fuzzing::archive, 2_000);
+    smoke("archive", fuzzing::archive, 20_000);
 }
 
 #[test]
 fn manifest() {
-    smoke("manifest", fuzzing::manifest, 5_000);
+    smoke("manifest", fuzzing::manifest, 50_000);
 }
 
 #[test]
 fn safetensors() {
-    smoke("safetensors", fuzzing::safetensors, 2_000);
+    smoke("safetensors", fuzzing::safetensors, 20_000);
 }
 
 #[test]
 fn forest() {
-    smoke("forest", fuzzing::forest, 500);
+    smoke("forest", fuzzing::forest, 3_000);
 }
 
 #[test]
 fn records() {
-    smoke("records", fuzzing::records, 1_000);
+    smoke("records", fuzzing::records, 10_000);
 }
 
 #[test]
 fn tokenizer() {
-    smoke("tokenizer", fuzzing::tokenizer, 2_000);
+    smoke("tokenizer", fuzzing::tokenizer, 20_000);
 }
