@@ -116,6 +116,9 @@ pub(crate) struct EvalArgs {
     /// Rules of scoring: bheval, babylm2024, babylm2025 or lm-eval
     #[arg(long, default_value = "bheval", value_name = "NAME")]
     pub(crate) protocol: Protocol,
+    /// Reading of masked models: original, within_word_l2r, sentence_l2r. Refused for causal ones
+    #[arg(long, value_name = "NAME")]
+    pub(crate) pll: Option<String>,
     /// Only the first N items of each subset
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<usize>,

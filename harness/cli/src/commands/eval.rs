@@ -8,7 +8,7 @@ use bheval_host::Route;
 use bheval_tasks::select;
 
 use crate::args::{BatchArg, EvalArgs, RouteArg};
-use crate::backend::{find, options, tokenizer_folder};
+use crate::backend::{find, options, refuse_pll, tokenizer_folder};
 use crate::commands::data;
 use crate::console::{Outcome, answer, complain, grouped, tell, warn};
 use crate::progress::Bar;
@@ -17,6 +17,7 @@ use crate::table::report;
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<Outcome> {
     let start = Instant::now();
     let mut planned = plan(args)?;
+    refuse_pll(args.pll.as_deref(), planned.model.info())?;
     let folder =
         args.run_dir.clone().unwrap_or_else(|| PathBuf::from("runs").join(planned.plan.folder_name()));
     let mut store = Store::open(&folder, &planned.plan, args.fresh)?;

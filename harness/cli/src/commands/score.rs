@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use bheval_data::encode::Cut;
 use bheval_data::lines::{LINE_LIMIT, lines};
 use bheval_data::tokenizer::Tokenizer;
@@ -12,7 +12,7 @@ use bheval_host::Model;
 use serde_json::json;
 
 use crate::args::{ScoreArgs, ScoreFormat};
-use crate::backend::open;
+use crate::backend::{open, refuse_pll};
 use crate::console::{Outcome, complain};
 
 /// Sentences that are scored together.
@@ -20,12 +20,7 @@ const BATCH: usize = 256;
 
 pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<Outcome> {
     let (model, tokenizer) = open(&args.model)?;
-    if let Some(pll) = &args.pll {
-        bail!(
-            "--pll {pll} reads masked models, and {} is causal: leave --pll out",
-            model.info().architecture
-        );
-    }
+    refuse_pll(args.pll.as_deref(), model.info())?;
     let mode = if args.as_encoded { Mode::AsEncoded } else { Mode::Protocol(args.protocol) };
     let format = if args.json { ScoreFormat::Jsonl } else { args.format };
     let name = args.file.display().to_string();
