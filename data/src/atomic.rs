@@ -12,7 +12,11 @@ use crate::Error;
 ///
 /// The folder must exist. When it fails, nothing is left beside the file.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let beside = name_beside(path);
+    let mut beside = name_beside(path);
+    // A dead process may have had this one's number and left its file: take another name.
+    while beside.exists() {
+        beside = name_beside(path);
+    }
     let done =
         write_synced(&beside, bytes).map_err(Error::io("write", path)).and_then(|()| publish(&beside, path));
     if done.is_err() {
@@ -85,6 +89,18 @@ mod tests {
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }
         assert_eq!(names(folder.path()), ["summary.json"]);
+    }
+
+    #[test]
+    fn a_dead_process_of_the_same_number_is_not_in_the_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("summary.json");
+        for count in 0..1000 {
+            let left = folder.path().join(format!(".summary.json.{}-{count}.tmp", std::process::id()));
+            fs::write(left, "half of it").unwrap();
+        }
+        write_atomic(&path, b"whole").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "whole");
     }
 
     #[test]

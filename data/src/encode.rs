@@ -83,7 +83,7 @@ impl<'a> Encoder<'a> {
             // Every token of the sentence counts, so offsets, which cost time, are not needed.
             return self.prefixed(self.tokenizer.ids(&query.continuation)?);
         }
-        Ok(self.cut(query)?.request)
+        some_scored(self.cut(query)?.request)
     }
 
     fn prefixed(&self, ids: Vec<u32>) -> Result<Request, TokenizerError> {
@@ -96,10 +96,10 @@ impl<'a> Encoder<'a> {
         some_scored(Request { ids: prefix.into_iter().chain(ids).collect(), scored })
     }
 
-    /// The request of a query, with offsets in the characters of `context + continuation`.
+    /// The request of a query, with offsets in the characters of `context + continuation`. It may score nothing.
     ///
     /// # Errors
-    /// As [`Encoder::request`].
+    /// A text without tokens, or a continuation that melts into its context.
     pub fn cut(&self, query: &Query) -> Result<Cut, TokenizerError> {
         match self.protocol.boundary() {
             Boundary::ContextLength => self.cut_by_length(query),
@@ -111,9 +111,10 @@ impl<'a> Encoder<'a> {
     /// the continuation is what follows as many tokens as the context alone has.
     fn cut_by_length(&self, query: &Query) -> Result<Cut, TokenizerError> {
         if query.context.is_empty() {
-            let encoding = self.tokenizer.encode(&format!(" {}", query.continuation), false)?;
+            let space = if self.protocol.leading_space() { " " } else { "" };
+            let encoding = self.tokenizer.encode(&format!("{space}{}", query.continuation), false)?;
             let whole = encoding.ids.len();
-            return self.finish(shifted(encoding), whole, self.prefix_token());
+            return Ok(finish(shifted(encoding, space.len()), whole, self.prefix_token()));
         }
         let encoding = self.tokenizer.encode(&format!("{}{}", query.context, query.continuation), false)?;
         let context = query.context.trim_end();
@@ -124,19 +125,7 @@ impl<'a> Encoder<'a> {
             });
         }
         let counted = encoding.ids.len() - given;
-        self.finish(encoding, counted, None)
-    }
-
-    /// Puts a prefix in front; the last `counted` tokens are the continuation.
-    fn finish(
-        &self,
-        encoding: Encoding,
-        counted: usize,
-        prefix: Option<&SpecialToken>,
-    ) -> Result<Cut, TokenizerError> {
-        let first = encoding.ids.len() - counted;
-        let marks = (0..encoding.ids.len()).map(|i| i >= first).collect();
-        join(prefix, encoding, marks)
+        Ok(finish(encoding, counted, None))
     }
 
     /// As BabyLM 2025: every token counts that ends beyond the first character of the continuation.
@@ -150,39 +139,46 @@ impl<'a> Encoder<'a> {
         }
         let whole = !own && query.context.is_empty();
         let marks = encoding.offsets.iter().map(|&(_, end)| whole || end > start).collect();
-        join(self.prefix_token(), encoding, marks)
+        Ok(join(self.prefix_token(), encoding, marks))
     }
 
     /// The ids that the tokenizer gives, special tokens of its own included, nothing added, all but the first scored.
     ///
     /// # Errors
-    /// As [`Encoder::request`].
+    /// A text without tokens.
     pub fn as_encoded(tokenizer: &Tokenizer, text: &str) -> Result<Cut, TokenizerError> {
         let encoding = tokenizer.encode(text, true)?;
         let marks = vec![true; encoding.ids.len()];
-        let mut cut = join(None, encoding, marks)?;
+        let mut cut = join(None, encoding, marks);
         cut.unscored = 0;
         Ok(cut)
     }
 }
 
-/// Offsets of a text that got one space in front, as offsets of the text itself.
-fn shifted(mut encoding: Encoding) -> Encoding {
+/// Puts a prefix in front; the last `counted` tokens are the continuation.
+fn finish(encoding: Encoding, counted: usize, prefix: Option<&SpecialToken>) -> Cut {
+    let first = encoding.ids.len() - counted;
+    let marks = (0..encoding.ids.len()).map(|i| i >= first).collect();
+    join(prefix, encoding, marks)
+}
+
+/// Offsets of a text that got characters in front, as offsets of the text itself.
+fn shifted(mut encoding: Encoding, by: usize) -> Encoding {
     for (start, end) in &mut encoding.offsets {
-        *start = start.saturating_sub(1);
-        *end = end.saturating_sub(1);
+        *start = start.saturating_sub(by);
+        *end = end.saturating_sub(by);
     }
     encoding
 }
 
-fn join(prefix: Option<&SpecialToken>, encoding: Encoding, marks: Vec<bool>) -> Result<Cut, TokenizerError> {
+fn join(prefix: Option<&SpecialToken>, encoding: Encoding, marks: Vec<bool>) -> Cut {
     let before = usize::from(prefix.is_some());
     let mut scored: Vec<bool> = std::iter::repeat_n(false, before).chain(marks).collect();
     let unscored = usize::from(before == 0 && scored[0] && !encoding.special[0]);
     scored[0] = false;
     let ids = prefix.map(|t| t.id).into_iter().chain(encoding.ids).collect();
     let offsets = std::iter::repeat_n((0, 0), before).chain(encoding.offsets).collect();
-    Ok(Cut { request: some_scored(Request { ids, scored })?, offsets, unscored })
+    Cut { request: Request { ids, scored }, offsets, unscored }
 }
 
 fn some_scored(request: Request) -> Result<Request, TokenizerError> {

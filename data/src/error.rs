@@ -46,6 +46,8 @@ pub enum Error {
         set: String,
         /// Each place, in the order they were tried.
         looked: Vec<Looked>,
+        /// Whether every file of it has an address to be fetched from.
+        fetchable: bool,
         /// How to come by the files otherwise, from the manifest.
         how_to_get: String,
     },
@@ -159,7 +161,9 @@ impl fmt::Display for Error {
                 "the data folder {} does not exist; give --data an existing folder, or leave it out",
                 folder.display()
             ),
-            Error::DataMissing { set, looked, how_to_get } => fmt_missing(f, set, looked, how_to_get),
+            Error::DataMissing { set, looked, fetchable, how_to_get } => {
+                fmt_missing(f, (set, *fetchable), looked, how_to_get)
+            }
             Error::Io { action, path, cause } => {
                 write!(f, "could not {action} {}: {cause}{}", path.display(), advice(cause.kind()))
             }
@@ -189,13 +193,19 @@ impl fmt::Display for Error {
 const REPLACE: &str =
     "it is not the pinned version, or it was changed or cut short: delete it and fetch or copy it again";
 
-fn fmt_missing(f: &mut fmt::Formatter<'_>, set: &str, looked: &[Looked], how_to_get: &str) -> fmt::Result {
+fn fmt_missing(
+    f: &mut fmt::Formatter<'_>,
+    (set, fetchable): (&str, bool),
+    looked: &[Looked],
+    how_to_get: &str,
+) -> fmt::Result {
     writeln!(f, "the data set {set} was not found. Looked in:")?;
     for place in looked {
         writeln!(f, "  {place}")?;
     }
     let home = looked.first().map_or(Path::new("a data folder"), |place| place.folder.as_path());
-    write!(f, "Try `bheval data fetch {set}`, or put the files under {}. {how_to_get}", home.display())
+    let fetch = if fetchable { format!("Try `bheval data fetch {set}`, or put") } else { "Put".to_owned() };
+    write!(f, "{fetch} the files under {}. {how_to_get}", home.display())
 }
 
 fn fmt_locked(f: &mut fmt::Formatter<'_>, lock: &Path, holder: Option<u32>) -> fmt::Result {

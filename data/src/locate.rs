@@ -114,7 +114,8 @@ impl Folders {
             }
         }
         let (set, how_to_get) = (manifest.name.clone(), manifest.how_to_get.clone());
-        Err(Error::DataMissing { set, looked, how_to_get })
+        let fetchable = manifest.files.iter().all(|file| file.url.is_some());
+        Err(Error::DataMissing { set, looked, fetchable, how_to_get })
     }
 
     fn places(&self) -> impl Iterator<Item = (Place, &Path)> {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::digest::hex;
 use crate::python_json;
 
 /// What can go wrong on the way from text to ids.
@@ -113,11 +114,20 @@ const MAP: &str = "special_tokens_map.json";
 const MODEL: &str = "config.json";
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` and its companions from a folder.
+    /// Reads `tokenizer.json` and its companions from a model's folder.
     ///
     /// # Errors
     /// No `tokenizer.json`, or a file that can't be read.
     pub fn load(folder: &Path) -> Result<Self, TokenizerError> {
+        Self::load_for(folder, folder)
+    }
+
+    /// Reads a tokenizer for a model that may lie elsewhere: special tokens that the tokenizer's own files do not name
+    /// are those of the model's `config.json`.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::load`].
+    pub fn load_for(folder: &Path, model: &Path) -> Result<Self, TokenizerError> {
         let path = folder.join("tokenizer.json");
         let bytes = std::fs::read(&path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => TokenizerError::Missing { path: path.clone() },
@@ -134,13 +144,15 @@ impl Tokenizer {
             return Err(damaged(reason));
         }
         let inner = contained(read).map_err(damaged)?;
-        let mut hash = Sha256::new_with_prefix(&bytes);
-        let [settings, map, model] =
-            [CONFIG, MAP, MODEL].map(|name| read_json(&folder.join(name), &mut hash));
-        let files = [(CONFIG, settings?), (MAP, map?), (MODEL, model?)];
+        let model = if model.is_dir() { model } else { model.parent().unwrap_or(model) };
+        let mut hash = Sha256::new();
+        add(&mut hash, "tokenizer.json", &bytes);
+        let settings = read_json(folder, CONFIG, &mut hash)?;
+        let map = read_json(folder, MAP, &mut hash)?;
+        let files = [(CONFIG, settings), (MAP, map), (MODEL, read_json(model, MODEL, &mut hash)?)];
         let special = special_tokens(&inner, &files);
         let [(_, settings), ..] = files;
-        let sha256 = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        let sha256 = hex(&hash.finalize());
         Ok(Self { inner, special, settings, sha256, folder: folder.to_path_buf() })
     }
 
@@ -226,14 +238,21 @@ fn contained<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, Strin
     }
 }
 
+/// Adds a file to a digest, with its name and length, so that no two sets of files run into each other.
+fn add(hash: &mut Sha256, name: &str, bytes: &[u8]) {
+    hash.update(format!("{name}\0{}\0", bytes.len()));
+    hash.update(bytes);
+}
+
 /// An optional JSON file; null where there is none.
-fn read_json(path: &Path, hash: &mut Sha256) -> Result<Value, TokenizerError> {
+fn read_json(folder: &Path, name: &str, hash: &mut Sha256) -> Result<Value, TokenizerError> {
+    let path = &folder.join(name);
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Value::Null),
         Err(e) => return Err(TokenizerError::Damaged { path: path.to_path_buf(), reason: e.to_string() }),
     };
-    hash.update(&bytes);
+    add(hash, name, &bytes);
     python_json::parse(&bytes)
         .map_err(|e| TokenizerError::Damaged { path: path.to_path_buf(), reason: e.to_string() })
 }

@@ -76,11 +76,23 @@ fn a_set_found_nowhere_says_where_and_what_to_do() {
         "given (the folder given with --data): 1 of 2 files missing, the first a/2.txt",
         "gone (BHEVAL_DATA): no such folder",
         "cache (the folder of downloads): 2 of 2 files missing, the first a/1.txt",
-        "bheval data fetch set",
+        "Put the files under",
         "Ask for it.",
     ] {
         assert!(told.contains(expected), "{told}");
     }
+    assert!(!told.contains("data fetch"), "nothing serves this set: {told}");
+}
+
+#[test]
+fn a_set_that_can_be_fetched_says_so() {
+    let (_root, folders) = scene();
+    let mut set = manifest();
+    for file in &mut set.files {
+        file.url = Some("https://example.org/file".into());
+    }
+    let told = folders.open(&set).unwrap_err().to_string();
+    assert!(told.contains("Try `bheval data fetch set`"), "{told}");
 }
 
 #[test]

@@ -50,7 +50,12 @@ impl Task for DemoPairs {
             let (subset, index) = place(&mut loaded, pair.uid, tags);
             text += &format!("{}\t{}\n", pair.good, pair.bad);
             let queries = vec![Query::sentence(pair.good), Query::sentence(pair.bad)];
-            loaded.items.push(Item { id: format!("{}/{}/{index}", PAIRS.name, pair.uid), subset, queries });
+            loaded.items.push(Item {
+                id: format!("{}/{}/{index}", PAIRS.name, pair.uid),
+                subset,
+                cluster: index,
+                queries,
+            });
         }
         loaded.fingerprint = sha256_hex(text.as_bytes());
         complete(&PAIRS, loaded)
@@ -79,6 +84,7 @@ impl Task for DemoScenes {
             loaded.items.push(Item {
                 id: format!("{}/{}/{index}", SCENES.name, scene.domain),
                 subset,
+                cluster: index,
                 queries,
             });
         }

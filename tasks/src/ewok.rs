@@ -17,6 +17,7 @@ use bheval_data::encode::Query;
 use bheval_data::jsonl::{Privacy, rows};
 use bheval_data::locate::{DataSet, Folders, Packing};
 use bheval_data::manifest::{self, FileEntry};
+use bheval_data::protocol::Ties;
 use serde::Deserialize;
 
 use crate::pairs::{Place, complete};
@@ -158,8 +159,12 @@ impl EwokTask {
 
     fn add(&self, domain: String, rows: Rows, loaded: &mut Loaded) {
         let subset = loaded.subsets.len();
+        let mut clusters = BTreeMap::new();
         for (index, (_, queries)) in rows.into_iter().enumerate() {
-            loaded.items.push(Item { id: format!("{}/{domain}/{index}", self.info.name), subset, queries });
+            let next = clusters.len();
+            let cluster = *clusters.entry(both_ways(&queries)).or_insert(next);
+            let id = format!("{}/{domain}/{index}", self.info.name);
+            loaded.items.push(Item { id, subset, cluster, queries });
         }
         loaded.subsets.push(Subset { name: domain, tags: vec![] });
     }
@@ -168,6 +173,13 @@ impl EwokTask {
 fn keyed(row: Row, at: &Place<'_>) -> Result<(RowKey, Vec<Query>), Error> {
     let key = row_key(&[&row.context1, &row.context2, &row.target1, &row.target2]);
     Ok((key, queries(row, at)?))
+}
+
+/// A key that a row shares with the one in which both contexts and both targets are swapped.
+fn both_ways(queries: &[Query]) -> [RowKey; 2] {
+    let mut keys = [&queries[0], &queries[3]].map(|q| row_key(&[&q.context, &q.continuation]));
+    keys.sort_unstable();
+    keys
 }
 
 /// The four queries of a row, in the order of the labels.
@@ -188,11 +200,14 @@ pub(crate) fn empty(fingerprint: String, both_directions: bool) -> Loaded {
         name: "acc",
         label: "in one context, the fitting target is the more probable",
         comparisons: comparisons([(0, 1), (3, 2)]),
+        ties: None,
     };
     let contexts = Metric {
         name: "acc_contexts",
         label: "the target is more probable after the fitting context",
         comparisons: comparisons([(0, 2), (3, 1)]),
+        // The authors' analysis gives one half; no pipeline has this comparison.
+        ties: Some(Ties::Half),
     };
     Loaded {
         subsets: vec![],

@@ -52,7 +52,7 @@ impl PairTask {
                 sentence(row.sentence_bad, "sentence_bad", &at)?,
             ];
             let id = format!("{}/{name}/{index}", self.info.name);
-            loaded.items.push(Item { id, subset, queries });
+            loaded.items.push(Item { id, subset, cluster: index, queries });
         }
         Ok(())
     }
@@ -87,7 +87,12 @@ fn tags(row: Option<&Row>) -> Vec<(&'static str, String)> {
 /// A task of pairs without items yet.
 pub(crate) fn empty(fingerprint: String) -> Loaded {
     let better = vec![Comparison { better: 0, worse: 1 }];
-    let metric = Metric { name: "acc", label: "the good sentence is the more probable", comparisons: better };
+    let metric = Metric {
+        name: "acc",
+        label: "the good sentence is the more probable",
+        comparisons: better,
+        ties: None,
+    };
     Loaded { subsets: vec![], items: vec![], labels: &["good", "bad"], metrics: vec![metric], fingerprint }
 }
 

@@ -2,6 +2,7 @@
 
 use bheval_data::encode::Query;
 use bheval_data::locate::Folders;
+use bheval_data::protocol::Ties;
 
 use crate::{Comparison, Error};
 
@@ -46,6 +47,8 @@ pub struct Item {
     pub id: String,
     /// Index of its subset.
     pub subset: usize,
+    /// Items of a subset with the same number are not independent: rows made from one item.
+    pub cluster: usize,
     /// The queries, in the order of [`Loaded::labels`].
     pub queries: Vec<Query>,
 }
@@ -59,6 +62,8 @@ pub struct Metric {
     pub label: &'static str,
     /// The comparisons; an item's score is their mean.
     pub comparisons: Vec<Comparison>,
+    /// What equal scores are worth, where that does not depend on the protocol.
+    pub ties: Option<Ties>,
 }
 
 /// A task's items.

@@ -94,6 +94,66 @@ fn ties_are_half_and_counted_or_first_wins_by_protocol() {
 }
 
 #[test]
+fn a_comparison_that_no_pipeline_has_keeps_its_own_rule_for_ties() {
+    let bheval = Bheval::new();
+    let model = bheval.copy_of("hgrn2");
+    crate::faults::rewrite(&model.join("model.safetensors"), |name, values| {
+        // Nothing of the context reaches the head, so all targets tie between contexts.
+        if name == "lm_head.weight" {
+            values.fill(0.0);
+        }
+    });
+    let model = model.to_str().expect("UTF-8");
+    let args = ["--model", model, "--tasks", "demo_scenes", "--run-dir", "run", "--protocol", "babylm2024"];
+    bheval.run(&args).done();
+    let results = json(&bheval.path("run/results.json"))["results"]["demo_scenes"].clone();
+    assert_eq!(results["acc_contexts"], 0.5);
+    assert_eq!(results["ties_contexts"], 120);
+}
+
+#[test]
+fn a_limited_run_says_so() {
+    let bheval = Bheval::new();
+    let ran = bheval.eval("run", &["--tasks", "blimp", "--limit", "3"]).done();
+    assert!(ran.stdout.contains("blimp (first 3)"), "{}", ran.stdout);
+    assert!(ran.stderr.contains("201 of 67000 items were asked"), "{}", ran.stderr);
+    assert_eq!(json(&bheval.path("run/results.json"))["results"]["blimp"]["limit"], 3);
+    bheval.eval("run", &["--tasks", "blimp", "--limit", "0"]).refused(2, &["--limit"]);
+}
+
+#[test]
+fn a_tokenizer_that_lies_elsewhere_still_gets_the_models_bos() {
+    let bheval = Bheval::new();
+    let model = bheval.copy_of("hgrn2");
+    let elsewhere = bheval.path("tokenizer");
+    std::fs::create_dir(&elsewhere).expect("made");
+    std::fs::copy(model.join("tokenizer.json"), elsewhere.join("tokenizer.json")).expect("copied");
+    let model = model.to_str().expect("UTF-8");
+    let shown = bheval.run(&["inspect", "--model", model, "--tokenizer", "tokenizer"]).done().stdout;
+    assert!(shown.contains("BOS        <s> (1), by config.json"), "{shown}");
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_a_failure_and_a_reader_that_leaves_is_none() {
+    let bheval = Bheval::new();
+    let model = crate::kit::model("hgrn2");
+    let shell = |script: &str| {
+        let mut command = bheval.command();
+        let run = format!(
+            "{} --model {} --tasks demo --run-dir run",
+            env!("CARGO_BIN_EXE_bheval"),
+            model.display()
+        );
+        let mut shell = std::process::Command::new("bash");
+        shell.current_dir(bheval.path("")).args(["-c", &script.replace("BHEVAL", &run)]);
+        shell.envs(command.env("NO", "").get_envs().filter_map(|(k, v)| Some((k, v?))));
+        crate::kit::ran(&shell.output().expect("a shell"))
+    };
+    shell("BHEVAL > /dev/full").refused(1, &["could not be written to stdout", "run"]);
+    assert_eq!(shell("BHEVAL | true; exit ${PIPESTATUS[0]}").code, Some(0));
+}
+
+#[test]
 fn ewok_leaves_no_text_behind() {
     let bheval = Bheval::new();
     let ran = bheval.eval("run", &["--tasks", "ewok", "--full"]).done();

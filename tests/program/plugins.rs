@@ -68,6 +68,8 @@ fn what_is_no_backend_is_refused() {
     run(&["--backend", "./libtext.so"]).refused(2, &["libtext.so is no bheval plugin"]);
     run(&["--backend", "./libnone.so"]).refused(2, &["no backend library at ./libnone.so"]);
     run(&["--backend", "gru"]).refused(2, &["no backend `gru`", "linked are: hgrn2", "libbheval_gru"]);
+    run(&["--backend-sha256", "00ff"])
+        .refused(2, &["`hgrn2` is part of bheval", "leave --backend-sha256 out"]);
     let file = plugin();
     let pinned = ["--backend", file.to_str().expect("UTF-8"), "--backend-sha256", "00ff"];
     run(&pinned).refused(2, &["00ff was pinned"]);

@@ -85,6 +85,21 @@ fn another_run_in_the_same_folder_is_refused_and_fresh_puts_it_aside() {
 }
 
 #[test]
+fn records_of_another_run_are_never_taken() {
+    let bheval = Bheval::new();
+    let other = ["--tasks", "demo", "--protocol", "babylm2024"];
+    bheval.eval("clean", &other).done();
+    for fresh in [&[][..], &["--fresh"]] {
+        let _ = std::fs::remove_dir_all(bheval.path("run"));
+        bheval.eval("run", &["--tasks", "demo"]).done();
+        std::fs::remove_file(bheval.path("run/plan.json")).expect("removed");
+        let ran = bheval.eval("run", &[&other[..], fresh].concat()).done();
+        assert!(!ran.stderr.contains("found scored"), "{}", ran.stderr);
+        assert_eq!(bheval.read("run/results.json"), bheval.read("clean/results.json"));
+    }
+}
+
+#[test]
 fn a_disk_that_fills_up_loses_nothing() {
     let bheval = Bheval::new();
     bheval.eval("whole", &ARGS).done();

@@ -148,3 +148,36 @@ fn pll_is_refused_for_a_causal_model() {
     let bheval = Bheval::new();
     score(&bheval, "hgrn2", b"Dogs bark.\n", &["--pll", "original"]).refused(2, &["is causal"]);
 }
+
+#[test]
+fn a_text_of_which_nothing_can_be_scored_still_has_its_rows() {
+    let bheval = Bheval::new();
+    let model = bheval.copy_of("hgrn2");
+    // A tokenizer that adds nothing, under a protocol that adds nothing.
+    let mut tokenizer = json(&model.join("tokenizer.json"));
+    tokenizer["post_processor"] = Value::Null;
+    std::fs::write(model.join("tokenizer.json"), tokenizer.to_string()).expect("written");
+    let text = bheval.write("text", "a\nThe cat\n");
+    let args = ["score", text.to_str().expect("UTF-8"), "--model", model.to_str().expect("UTF-8")];
+    let ran = bheval.run(&[&args[..], &["--protocol", "babylm2025"]].concat()).done();
+    let scored = rows(&ran.stdout);
+    let of = |s: &str| scored.iter().filter(|r| &r[0] == s).map(|r| r[6].to_owned()).collect::<Vec<_>>();
+    assert_eq!(of("0"), [""]);
+    assert!(of("1").len() > 1 && of("1")[0].is_empty() && !of("1")[1].is_empty());
+}
+
+#[test]
+fn a_reader_that_has_enough_is_no_failure() {
+    let bheval = Bheval::new();
+    let text = bheval.write("text", "The cat sat on the mat.\n".repeat(20_000));
+    let path = model("hgrn2");
+    let script = format!(
+        "{} score {} --model {} | head -1; exit ${{PIPESTATUS[0]}}",
+        env!("CARGO_BIN_EXE_bheval"),
+        text.display(),
+        path.display()
+    );
+    let output = std::process::Command::new("bash").args(["-c", &script]).output().expect("a shell");
+    let ran = ran(&output);
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
+}

@@ -58,7 +58,13 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether a smaller request may still succeed: the fault lies in the input, not in the model or the backend.
+    /// Whether a part of the request may still succeed: one of its inputs is at fault, or there were too many.
+    #[must_use]
+    pub fn may_pass_in_part(&self) -> bool {
+        self.is_about_input() || matches!(self, Error::Refused { status: Status::EXHAUSTED, .. })
+    }
+
+    /// Whether the fault lies in an input, and not in the model or the backend.
     #[must_use]
     pub fn is_about_input(&self) -> bool {
         match self {

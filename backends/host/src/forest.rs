@@ -79,18 +79,6 @@ impl Forest {
         self.wanted.iter().enumerate().filter(|&(_, &w)| w != 0).map(|(i, _)| i)
     }
 
-    /// Number of nodes on the longest path.
-    #[must_use]
-    pub fn depth(&self) -> usize {
-        let mut depth = vec![1_usize; self.len()];
-        for (i, &parent) in self.parent.iter().enumerate() {
-            if (parent as usize) < i {
-                depth[i] = depth[parent as usize] + 1;
-            }
-        }
-        depth.into_iter().max().unwrap_or(0)
-    }
-
     /// The nodes from a root down to `node`.
     pub(crate) fn path(&self, node: usize) -> Vec<u32> {
         let mut path = vec![node as u32];
@@ -137,7 +125,6 @@ mod tests {
         assert_eq!(good[..2], bad[..2]);
         assert_ne!(good[3], bad[3]);
         assert_eq!(forest.wanted().count(), 5);
-        assert_eq!(forest.depth(), 4);
     }
 
     #[test]

@@ -120,8 +120,8 @@ pub(crate) struct EvalArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) pll: Option<String>,
     /// Only the first N items of each subset
-    #[arg(long, value_name = "N")]
-    pub(crate) limit: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: Option<u32>,
     /// Sentences in one call of the backend, or `auto`. Scores do not depend on it
     #[arg(long, default_value = "auto", value_name = "N", value_parser = batch)]
     pub(crate) batch_size: BatchArg,

@@ -21,7 +21,13 @@ pub(crate) fn find(args: &ModelArgs) -> anyhow::Result<Library> {
         return Ok(Library::open(Path::new(typed), args.backend_sha256.as_deref())?);
     }
     let name = if typed == "auto" { architecture(&args.model)? } else { typed.clone() };
-    match named(&name, args.backend_sha256.as_deref())? {
+    let pin = args.backend_sha256.as_deref();
+    if pin.is_some() && is_linked(&name)? {
+        bail!(
+            "`{name}` is part of bheval and has no file of its own to pin; leave --backend-sha256 out, or give --backend the path of a plugin"
+        );
+    }
+    match named(&name, pin)? {
         Some(library) => Ok(library),
         None if typed == "auto" => bail!(
             "{} is of architecture `{name}`, for which there is no backend; {}",
@@ -38,8 +44,7 @@ pub(crate) fn find(args: &ModelArgs) -> anyhow::Result<Library> {
 }
 
 fn named(name: &str, pin: Option<&str>) -> anyhow::Result<Option<Library>> {
-    // A pin speaks of a file, so only a file can satisfy it.
-    for table in linked().into_iter().filter(|_| pin.is_none()) {
+    for table in linked() {
         let library = Library::linked(table)?;
         if library.name() == name {
             return Ok(Some(library));
@@ -47,6 +52,11 @@ fn named(name: &str, pin: Option<&str>) -> anyhow::Result<Option<Library>> {
     }
     let file = plugin_folders().into_iter().map(|folder| folder.join(file_name(name))).find(|f| f.is_file());
     Ok(file.map(|f| Library::open(&f, pin)).transpose()?)
+}
+
+fn is_linked(name: &str) -> anyhow::Result<bool> {
+    let names: Result<Vec<_>, _> = linked().into_iter().map(Library::linked).collect();
+    Ok(names?.iter().any(|library| library.name() == name))
 }
 
 fn known() -> anyhow::Result<String> {
@@ -101,7 +111,7 @@ pub(crate) fn tokenizer_folder(args: &ModelArgs) -> PathBuf {
 /// Model and tokenizer, for the commands that take text of the user's own.
 pub(crate) fn open(args: &ModelArgs) -> anyhow::Result<(Model, Tokenizer)> {
     let library = find(args)?;
-    let tokenizer = Tokenizer::load(&tokenizer_folder(args))?;
+    let tokenizer = Tokenizer::load_for(&tokenizer_folder(args), &args.model)?;
     Ok((Model::open(&library, &options(args))?, tokenizer))
 }
 

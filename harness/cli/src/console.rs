@@ -52,8 +52,13 @@ pub(crate) fn warn(text: &str) {
 
 /// Whether the reader of our output went away, as `head` does: that is no failure of ours.
 pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let broken = |e: &io::Error| e.kind() == io::ErrorKind::BrokenPipe;
     let closed = |e: &(dyn std::error::Error + 'static)| {
-        e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+        let of_csv = e.downcast_ref::<csv::Error>().and_then(|e| match e.kind() {
+            csv::ErrorKind::Io(e) => Some(e),
+            _ => None,
+        });
+        e.downcast_ref::<io::Error>().or(of_csv).is_some_and(broken)
     };
     error.chain().any(closed)
 }

@@ -56,7 +56,11 @@ fn headline(summary: &Summary) -> String {
 }
 
 fn row_name(task: &TaskSummary, average: &Average) -> String {
-    let part = if task.whole { "" } else { " (part)" };
+    let part = match (task.whole, task.limit) {
+        (false, _) => " (part)".to_owned(),
+        (true, Some(limit)) => format!(" (first {limit})"),
+        (true, None) => String::new(),
+    };
     let metric = match average.name {
         "acc" if task.averages.len() > 1 => ", targets",
         "acc_contexts" => ", contexts",

@@ -67,26 +67,38 @@ fn common_prefix(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(x, y)| x == y).count()
 }
 
-/// Scores one batch. Where the fault lies in an input, the batch is halved until that input stands alone, so that its
-/// neighbours keep their scores.
+/// Scores one batch, in halves where it does not go as a whole.
 pub(crate) fn answer(
     model: &mut Model,
     requests: &[Request],
     batch: &[usize],
     route: Route,
 ) -> Result<Answered, Error> {
-    match score_batch(model, requests, batch, route) {
-        Ok(answered) => Ok(answered),
-        Err(error) if !error.is_about_input() => Err(error),
-        Err(error) if batch.len() == 1 => Ok(Answered { records: vec![(batch[0], Err(error))], fed: 0 }),
-        Err(_) => {
+    let mut fed = 0;
+    let records = halving(batch, &mut |part| {
+        let (records, nodes) = score_batch(model, requests, part, route)?;
+        fed += nodes;
+        Ok(records)
+    })?;
+    Ok(Answered { records: batch.iter().copied().zip(records).collect(), fed })
+}
+
+/// Asks for a whole batch. Where one of its inputs is at fault, or there are too many of them, it is halved until that
+/// input stands alone, so that its neighbours keep their answers. The outer error ends the run.
+pub(crate) fn halving<I, R>(
+    batch: &[I],
+    ask: &mut impl FnMut(&[I]) -> Result<Vec<R>, Error>,
+) -> Result<Vec<Result<R, Error>>, Error> {
+    match ask(batch) {
+        Ok(answers) => Ok(answers.into_iter().map(Ok).collect()),
+        Err(error) if batch.len() == 1 && error.is_about_input() => Ok(vec![Err(error)]),
+        Err(error) if batch.len() > 1 && error.may_pass_in_part() => {
             let (left, right) = batch.split_at(batch.len() / 2);
-            let mut answered = answer(model, requests, left, route)?;
-            let rest = answer(model, requests, right, route)?;
-            answered.records.extend(rest.records);
-            answered.fed += rest.fed;
-            Ok(answered)
+            let mut answers = halving(left, ask)?;
+            answers.extend(halving(right, ask)?);
+            Ok(answers)
         }
+        Err(error) => Err(error),
     }
 }
 
@@ -95,17 +107,17 @@ fn score_batch(
     requests: &[Request],
     batch: &[usize],
     route: Route,
-) -> Result<Answered, Error> {
+) -> Result<(Vec<Record>, u64), Error> {
     let mut forest = Forest::new();
     let paths: Vec<Vec<u32>> =
         batch.iter().map(|&i| forest.insert(&requests[i].ids, &requests[i].scored)).collect();
     let scored = model.score(&forest, route)?;
-    let records =
-        batch.iter().zip(&paths).map(|(&i, path)| (i, Ok(sum(&requests[i], path, &scored.log_prob))));
-    Ok(Answered { records: records.collect(), fed: scored.fed })
+    let records = batch.iter().zip(&paths).map(|(&i, path)| sum(&requests[i], path, &scored.log_prob));
+    Ok((records.collect(), scored.fed))
 }
 
-/// The request's log-probability: f32 terms, summed in f64, so that the order of the terms does not matter.
+/// The request's log-probability: f32 terms, summed in f64 from left to right. The sum of so few terms is all but exact,
+/// so sentences with the same terms in another order tie, as they should.
 fn sum(request: &Request, path: &[u32], log_prob: &[f32]) -> Record {
     let terms = path.iter().zip(&request.scored).filter(|&(_, &scored)| scored);
     let (mut total, mut tokens) = (0.0, 0);
@@ -144,6 +156,43 @@ mod tests {
 
     fn request(ids: &[u32]) -> Request {
         Request { ids: ids.to_vec(), scored: ids.iter().enumerate().map(|(i, _)| i > 0).collect() }
+    }
+
+    fn refused(status: bheval_host::Status) -> Error {
+        Error::Refused { backend: "test".into(), action: "score", status, text: String::new() }
+    }
+
+    #[test]
+    fn one_bad_input_costs_its_neighbours_nothing() {
+        let bad = |part: &[u32]| part.contains(&7);
+        let mut ask = |part: &[u32]| {
+            if bad(part) { Err(refused(bheval_host::Status::NOT_FINITE)) } else { Ok(part.to_vec()) }
+        };
+        let answers = halving(&[1, 2, 7, 4, 5], &mut ask).expect("no end of the run");
+        let found: Vec<Option<u32>> = answers.into_iter().map(Result::ok).collect();
+        assert_eq!(found, [Some(1), Some(2), None, Some(4), Some(5)]);
+    }
+
+    #[test]
+    fn a_batch_that_is_too_large_is_halved_and_a_single_one_ends_the_run() {
+        let mut ask = |part: &[u32]| {
+            if part.len() > 2 { Err(refused(bheval_host::Status::EXHAUSTED)) } else { Ok(part.to_vec()) }
+        };
+        assert!(halving(&[1, 2, 3, 4, 5], &mut ask).is_ok_and(|all| all.iter().all(Result::is_ok)));
+        let mut never =
+            |_: &[u32]| -> Result<Vec<u32>, Error> { Err(refused(bheval_host::Status::EXHAUSTED)) };
+        assert!(halving(&[1, 2], &mut never).is_err());
+    }
+
+    #[test]
+    fn a_panic_ends_the_run_at_once() {
+        let mut calls = 0;
+        let mut ask = |_: &[u32]| -> Result<Vec<u32>, Error> {
+            calls += 1;
+            Err(refused(bheval_host::Status::PANIC))
+        };
+        assert!(halving(&[1, 2, 3], &mut ask).is_err());
+        assert_eq!(calls, 1);
     }
 
     proptest! {

@@ -42,6 +42,20 @@ pub enum Error {
         /// What the model takes.
         limit: usize,
     },
+    /// An item is longer than the backend takes in one call.
+    TooLongAtOnce {
+        /// Id of the item.
+        item: String,
+        /// Its tokens.
+        tokens: usize,
+        /// What the backend takes.
+        limit: usize,
+    },
+    /// A model that is not read left to right.
+    NotCausal {
+        /// Its architecture.
+        architecture: String,
+    },
     /// The tokenizer makes ids that the model does not have.
     OtherVocabulary {
         /// Id of the item.
@@ -119,6 +133,16 @@ impl fmt::Display for Error {
                 "{item} has {tokens} tokens, and the model takes {limit}; nothing is ever cut off, since a score of a \
                  shorter text is another score. Leave the item's task out, or use a model with a longer context"
             ),
+            Error::TooLongAtOnce { item, tokens, limit } => write!(
+                f,
+                "{item} has {tokens} tokens, and the backend takes {limit} at once under its memory bound; split the text, \
+                 or raise --memory"
+            ),
+            Error::NotCausal { architecture } => write!(
+                f,
+                "{architecture} is a masked model; this version scores causal models only, and a masked one read left to \
+                 right would give numbers that mean nothing"
+            ),
             Error::OtherVocabulary { item, id, vocab } => write!(
                 f,
                 "{item}: the tokenizer makes token id {id}, but the model's vocabulary has {vocab} entries; the tokenizer \
@@ -159,12 +183,16 @@ fn other_run(
 
 /// What to try after an I/O error.
 fn advice(error: &std::io::Error) -> &'static str {
-    use std::io::ErrorKind::{NotFound, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    use std::io::ErrorKind::{
+        AlreadyExists, NotADirectory, NotFound, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem,
+        StorageFull,
+    };
     match error.kind() {
         StorageFull | QuotaExceeded => {
             "free some space and run the same command again: what was scored so far is kept"
         }
         PermissionDenied | ReadOnlyFilesystem => "choose a folder that you may write to with --run-dir",
+        AlreadyExists | NotADirectory => "a file is in the way: choose another --run-dir",
         NotFound => "check the path",
         _ => "run the same command again: what was scored so far is kept",
     }

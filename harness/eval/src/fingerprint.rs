@@ -4,12 +4,13 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use bheval_data::digest::hex;
 use sha2::{Digest, Sha256};
 
 use crate::Error;
 
 /// SHA-256, in hex, over names and contents of a model's files: `config.json`, weights and their index in a folder, or a
-/// single file.
+/// single file and the `config.json` beside it.
 ///
 /// # Errors
 /// A folder without such files, or one that can't be read.
@@ -38,7 +39,8 @@ fn feed(hash: &mut Sha256, file: &mut File) -> std::io::Result<()> {
 
 fn files(path: &Path) -> Result<Vec<PathBuf>, Error> {
     if path.is_file() {
-        return Ok(vec![path.to_path_buf()]);
+        let config = path.with_file_name("config.json");
+        return Ok(std::iter::once(path.to_path_buf()).chain(config.is_file().then_some(config)).collect());
     }
     let entries = std::fs::read_dir(path).map_err(|e| unreadable(path, &e))?;
     let mut files: Vec<PathBuf> =
@@ -62,7 +64,20 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Error {
     Error::Model { path: path.to_path_buf(), reason: error.to_string() }
 }
 
-/// Bytes in lower-case hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_single_file_is_named_with_the_config_beside_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let weights = folder.path().join("x.safetensors");
+        std::fs::write(&weights, "weights").expect("written");
+        let bare = model_sha256(&weights).expect("a digest");
+        std::fs::write(folder.path().join("config.json"), "{}").expect("written");
+        let with_config = model_sha256(&weights).expect("a digest");
+        std::fs::write(folder.path().join("config.json"), "{ }").expect("written");
+        let other = model_sha256(&weights).expect("a digest");
+        assert!(bare != with_config && with_config != other);
+    }
 }

@@ -18,7 +18,7 @@ pub use batch::{BatchSize, Order, score_all};
 pub use error::{Difference, Error};
 pub use fingerprint::model_sha256;
 pub use outcome::ItemOutcome;
-pub use plan::{Identity, Plan, Planned, Request as PlanRequest, TaskPlan};
+pub use plan::{Identity, Plan, Planned, Request as PlanRequest, TaskPlan, causal};
 pub use questions::Questions;
 pub use report::{items_csv, results_json};
 pub use runner::{Finished, Progress, Session, run};

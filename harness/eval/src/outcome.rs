@@ -23,7 +23,8 @@ pub(crate) fn outcomes(
     let outcome = |item: usize| {
         let records: Vec<_> = (0..task.labels.len()).map(|q| record(item, q)).collect();
         let log_probs: Vec<_> = records.iter().map(|r| r.map(|r| r.log_prob)).collect();
-        let judgements = task.metrics.iter().map(|m| judge(&m.comparisons, &log_probs, ties)).collect();
+        let judgements =
+            task.metrics.iter().map(|m| judge(&m.comparisons, &log_probs, m.ties.unwrap_or(ties))).collect();
         ItemOutcome { records, judgements }
     };
     (0..task.items.len()).map(outcome).collect()

@@ -2,16 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use bheval_data::encode::{Encoder, Query};
+use bheval_data::digest::hex;
+use bheval_data::encode::{Cut, Encoder, Query};
 use bheval_data::locate::Folders;
 use bheval_data::protocol::Protocol;
 use bheval_data::tokenizer::Tokenizer;
-use bheval_host::{Library, Model, ModelOptions, Origin, Route};
+use bheval_host::{Kind, Library, Model, ModelOptions, Origin, Route};
 use bheval_tasks::{Loaded, Selected};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::fingerprint::hex;
 use crate::{Difference, Error, Questions, model_sha256};
 
 /// Layout of the run's folder and the meaning of its files.
@@ -37,7 +37,7 @@ pub struct TaskPlan {
 pub struct Identity {
     /// Layout of the run's folder.
     pub format: u32,
-    /// Version of bheval.
+    /// Version of bheval, and after a plus the digest of the sources it was built from.
     pub bheval: String,
     /// SHA-256 over the model's files.
     pub model: String,
@@ -89,6 +89,8 @@ pub struct Planned {
     pub protocol: Protocol,
     /// How forests reach the backend.
     pub route: Route,
+    /// Items of each subset, where not all.
+    pub limit: Option<usize>,
 }
 
 /// What a plan is made of.
@@ -118,15 +120,16 @@ impl Planned {
     /// # Errors
     /// Whatever keeps the run from starting.
     pub fn resolve(request: Request<'_>) -> Result<Self, Error> {
-        let tokenizer = Tokenizer::load(&request.tokenizer).map_err(Error::Tokenizer)?;
-        let model = Model::open(request.library, &request.options)?;
+        let tokenizer =
+            Tokenizer::load_for(&request.tokenizer, &request.options.path).map_err(Error::Tokenizer)?;
+        let model = causal(Model::open(request.library, &request.options)?)?;
         let tasks = load(request.tasks, request.folders, request.limit)?;
         let encoder = Encoder::new(&tokenizer, request.protocol);
         let loaded: Vec<_> = tasks.iter().map(|(_, loaded)| loaded.clone()).collect();
         let questions = Questions::new(&loaded, &encoder, model.info())?;
         let identity = Identity {
             format: FORMAT,
-            bheval: env!("CARGO_PKG_VERSION").to_owned(),
+            bheval: concat!(env!("CARGO_PKG_VERSION"), "+", env!("BHEVAL_SOURCE")).to_owned(),
             model: model_sha256(&request.options.path)?,
             tokenizer: tokenizer.sha256().to_owned(),
             backend: backend_name(request.library),
@@ -141,10 +144,11 @@ impl Planned {
             model_path: request.options.path.display().to_string(),
             architecture: model.info().architecture.clone(),
             parameters: model.info().parameters,
-            prefix: encoder.prefix_token().map(|t| format!("{} ({})", t.text, t.id)),
-            first_token_scored: first_token_scored(&encoder)?,
+            prefix: prefix(&encoder, &tokenizer),
+            first_token_scored: sample(&encoder).is_none_or(|cut| cut.unscored == 0),
         };
-        Ok(Self { plan, model, tasks, questions, protocol: request.protocol, route: request.route })
+        let Request { protocol, route, limit, .. } = request;
+        Ok(Self { plan, model, tasks, questions, protocol, route, limit })
     }
 }
 
@@ -176,9 +180,28 @@ fn task_plan(selected: &Selected, loaded: &Loaded, limit: Option<usize>) -> Task
     }
 }
 
-fn first_token_scored(encoder: &Encoder<'_>) -> Result<bool, Error> {
-    let cut = encoder.cut(&Query::sentence("The cat sat on the mat.")).map_err(Error::Tokenizer)?;
-    Ok(cut.unscored == 0)
+/// Lets a model pass that is read left to right.
+///
+/// # Errors
+/// [`Error::NotCausal`].
+pub fn causal(model: Model) -> Result<Model, Error> {
+    if model.info().kind == Kind::CAUSAL {
+        return Ok(model);
+    }
+    Err(Error::NotCausal { architecture: model.info().architecture.clone() })
+}
+
+/// How a plain sentence is cut, if it can be.
+fn sample(encoder: &Encoder<'_>) -> Option<Cut> {
+    encoder.cut(&Query::sentence("The cat sat on the mat.")).ok()
+}
+
+/// What stands before a plain sentence, put there by the protocol or by the tokenizer.
+fn prefix(encoder: &Encoder<'_>, tokenizer: &Tokenizer) -> Option<String> {
+    let cut = sample(encoder)?;
+    let id = cut.request.ids[0];
+    let before = cut.offsets[0] == (0, 0) && cut.unscored == 0;
+    before.then(|| format!("{} ({id})", tokenizer.piece(id).unwrap_or_default()))
 }
 
 fn backend_name(library: &Library) -> String {

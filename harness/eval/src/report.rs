@@ -63,6 +63,9 @@ fn group_entry(task: &TaskSummary) -> Value {
         entry.insert(ties_key(average.name), average.ties.into());
     }
     entry.insert("items".into(), task.items.into());
+    if let Some(limit) = task.limit {
+        entry.insert("limit".into(), limit.into());
+    }
     entry.insert("chance".into(), task.info.chance.into());
     entry.into()
 }

@@ -2,18 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use bheval_tasks::Loaded;
+use bheval_tasks::{Loaded, Selected};
 use serde::Serialize;
 
 use crate::batch::{BatchSize, Order, answer, batches};
 use crate::outcome::outcomes;
 use crate::store::{Record, Store, request_key};
-use crate::{Error, ItemOutcome, Planned, Summary, items_csv, results_json, summarise};
+use crate::{Error, ItemOutcome, Planned, Questions, Summary, items_csv, results_json, summarise};
 
 /// How far a run is.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress {
-    /// Requests that have a score, stored ones included.
+    /// Requests that were answered, stored ones and failed ones included.
     pub done: usize,
     /// All of them.
     pub total: usize,
@@ -67,7 +67,8 @@ pub fn run(
     size: BatchSize,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Finished, Error> {
-    let keys: Vec<String> = planned.questions.requests.iter().map(request_key).collect();
+    let keys: Vec<String> =
+        planned.questions.requests.iter().map(|r| request_key(&planned.plan.key, r)).collect();
     let mut session = Session { requests: keys.len(), dropped: store.dropped(), ..Session::default() };
     let failures = score_pending(planned, store, &keys, size, &mut session, progress)?;
     store.sync()?;
@@ -85,7 +86,8 @@ fn score_pending(
     let pending: Vec<usize> = (0..keys.len()).filter(|&i| store.get(&keys[i]).is_none()).collect();
     session.found = keys.len() - pending.len();
     let mut done = session.found;
-    let mut failures = Vec::new();
+    let mut failures: Vec<String> =
+        planned.questions.unscorable.iter().take(FAILURES_SHOWN).cloned().collect();
     progress(Progress { done, total: keys.len() });
     let requests = &planned.questions.requests;
     for batch in batches(requests, pending, Order::Sorted, size, planned.model.info().nodes) {
@@ -100,7 +102,10 @@ fn score_pending(
                     session.tokens_flat += requests[index].ids.len() as u64;
                     records.push((keys[index].clone(), record));
                 }
-                Err(error) if failures.len() < FAILURES_SHOWN => failures.push(error.to_string()),
+                Err(error) if failures.len() < FAILURES_SHOWN => {
+                    failures
+                        .push(format!("{}: {error}", item_name(&planned.tasks, &planned.questions, index)));
+                }
                 Err(_) => {}
             }
         }
@@ -109,6 +114,12 @@ fn score_pending(
         progress(Progress { done, total: keys.len() });
     }
     Ok(failures)
+}
+
+/// Id of the first item that needs a request.
+fn item_name(tasks: &[(Selected, Loaded)], questions: &Questions, request: usize) -> String {
+    let item = questions.item_of(request).and_then(|(task, item)| tasks[task].1.items.get(item));
+    item.map_or_else(|| format!("request {request}"), |item| item.id.clone())
 }
 
 fn count(session: &mut Session, took: Duration, fed: u64) {
@@ -129,11 +140,11 @@ fn publish(
     for ((selected, task), indices) in planned.tasks.iter().zip(&planned.questions.of_items) {
         let outcomes = judged(planned, store, keys, task, indices);
         store.publish(&format!("items/{}.csv", selected.task.info().name), &items_csv(task, &outcomes)?)?;
-        tasks.push(summarise(selected, task, &outcomes));
+        tasks.push(summarise(selected, task, &outcomes, planned.limit));
         all.push(outcomes);
     }
     let summary = Summary { tasks };
-    let results = results_json(&planned.plan, &summary);
+    let results = results_json(store.plan(), &summary);
     let line = serde_json::to_string(&session).expect("a session is plain data and always JSON");
     store.log("sessions.jsonl", &line)?;
     store.publish("results.json", results.as_bytes())?;
@@ -145,7 +156,7 @@ fn judged(
     store: &Store,
     keys: &[String],
     task: &Loaded,
-    indices: &[Vec<u32>],
+    indices: &[Vec<Option<u32>>],
 ) -> Vec<ItemOutcome> {
-    outcomes(task, planned.protocol.ties(), |item, query| store.get(&keys[indices[item][query] as usize]))
+    outcomes(task, planned.protocol.ties(), |item, query| store.get(&keys[indices[item][query]? as usize]))
 }

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bheval_data::atomic::write_atomic;
+use bheval_data::digest::hex;
 use bheval_data::encode::Request;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::fingerprint::hex;
 use crate::{Difference, Error, Identity, Plan};
 
 /// How long records may stay in the system's cache. A killed process loses nothing of it, a power cut this much.
@@ -43,9 +43,14 @@ pub struct Store {
     file: File,
     known: HashMap<String, Record>,
     dropped: usize,
+    locked: bool,
+    plan: Plan,
     synced: Instant,
     _lock: File,
 }
+
+/// The files of a run, the plan last: while it is there, the others are known to belong to it.
+const PARTS: [&str; 5] = ["results.json", "items", "records.jsonl", "sessions.jsonl", "plan.json"];
 
 impl Store {
     /// Opens a run's folder, making it where it is missing, and reads what it holds. With `fresh`, a run that is there is
@@ -55,19 +60,23 @@ impl Store {
     /// A folder that can't be written, that another process works in, or that holds another run.
     pub fn open(folder: &Path, plan: &Plan, fresh: bool) -> Result<Self, Error> {
         make_folder(folder)?;
-        let lock = lock(folder)?;
+        let (lock, locked) = lock(folder)?;
         if fresh {
             put_aside(folder)?;
         }
         let plan_path = folder.join("plan.json");
-        match read_plan(&plan_path)? {
-            Some(stored) => same(folder, &stored, &plan.identity)?,
-            None => write_atomic(&plan_path, pretty(plan).as_bytes())?,
-        }
+        let plan = match read_plan(&plan_path)? {
+            Some(stored) => same(folder, stored, &plan.identity)?,
+            None => {
+                write_atomic(&plan_path, pretty(plan).as_bytes())?;
+                plan.clone()
+            }
+        };
         let path = folder.join("records.jsonl");
         let (known, dropped) = recover(&path)?;
         let file = OpenOptions::new().create(true).append(true).open(&path).map_err(failed(&path, "open"))?;
-        Ok(Self { folder: folder.to_path_buf(), file, known, dropped, synced: Instant::now(), _lock: lock })
+        let folder = folder.to_path_buf();
+        Ok(Self { folder, file, known, dropped, locked, plan, synced: Instant::now(), _lock: lock })
     }
 
     /// The folder.
@@ -80,6 +89,18 @@ impl Store {
     #[must_use]
     pub fn dropped(&self) -> usize {
         self.dropped
+    }
+
+    /// Whether other processes are kept out; some file systems have no locks.
+    #[must_use]
+    pub fn locked(&self) -> bool {
+        self.locked
+    }
+
+    /// The plan as it is stored.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
     }
 
     /// What is known of a request.
@@ -139,10 +160,11 @@ impl Store {
     }
 }
 
-/// The name of a request in a store: 128 bits of SHA-256 over its ids and marks.
+/// The name of a request in a store: 128 bits of SHA-256 over the run's key, its ids and marks. A record that strays into
+/// the folder of another run is never found there.
 #[must_use]
-pub(crate) fn request_key(request: &Request) -> String {
-    let mut hash = Sha256::new();
+pub(crate) fn request_key(run: &str, request: &Request) -> String {
+    let mut hash = Sha256::new_with_prefix(run);
     for (id, scored) in request.ids.iter().zip(&request.scored) {
         hash.update(id.to_le_bytes());
         hash.update([u8::from(*scored)]);
@@ -208,7 +230,8 @@ fn make_folder(folder: &Path) -> Result<(), Error> {
     fs::create_dir_all(folder).map_err(failed(folder, "make the folder"))
 }
 
-fn lock(folder: &Path) -> Result<File, Error> {
+/// The lock, and whether it holds: on a file system without locks two processes in one run are the user's to avoid.
+fn lock(folder: &Path) -> Result<(File, bool), Error> {
     let path = folder.join("lock");
     let file = OpenOptions::new()
         .create(true)
@@ -217,23 +240,22 @@ fn lock(folder: &Path) -> Result<File, Error> {
         .open(&path)
         .map_err(failed(&path, "open"))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok((file, true)),
         Err(TryLockError::WouldBlock) => Err(Error::Busy { folder: folder.to_path_buf() }),
-        // A file system without locks: two processes in one run are then the user's to avoid.
-        Err(TryLockError::Error(_)) => Ok(file),
+        Err(TryLockError::Error(_)) => Ok((file, false)),
     }
 }
 
 /// Moves what a run wrote into a numbered sibling folder.
 fn put_aside(folder: &Path) -> Result<(), Error> {
-    if !folder.join("plan.json").exists() {
+    if !PARTS.iter().any(|part| folder.join(part).exists()) {
         return Ok(());
     }
     let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let aside = (1..).map(|i| folder.with_file_name(format!("{name}.old{i}"))).find(|p| !p.exists());
     let aside = aside.unwrap_or_else(|| folder.with_extension("old"));
     make_folder(&aside)?;
-    for part in ["plan.json", "records.jsonl", "items", "results.json", "sessions.jsonl"] {
+    for part in PARTS {
         let from = folder.join(part);
         if from.exists() {
             fs::rename(&from, aside.join(part)).map_err(failed(&from, "move"))?;
@@ -252,10 +274,11 @@ fn read_plan(path: &Path) -> Result<Option<Plan>, Error> {
     serde_json::from_slice(&bytes).map(Some).map_err(damaged)
 }
 
-fn same(folder: &Path, stored: &Plan, asked: &Identity) -> Result<(), Error> {
+/// The stored plan, if it is the one that is asked for.
+fn same(folder: &Path, stored: Plan, asked: &Identity) -> Result<Plan, Error> {
     let differences: Vec<Difference> = stored.identity.differences(asked);
     if differences.is_empty() {
-        return Ok(());
+        return Ok(stored);
     }
     Err(Error::OtherRun { folder: folder.to_path_buf(), differences })
 }

@@ -2,7 +2,8 @@
 //! interval and its ties.
 
 use bheval_stats::{
-    Interval, Stratum, macro_mean, macro_standard_error, mean, micro_mean, standard_error, student, wilson,
+    Interval, Stratum, clustered_standard_error, macro_mean, macro_standard_error, mean, micro_mean, student,
+    wilson,
 };
 use bheval_tasks::{Info, Loaded, Selected};
 
@@ -16,9 +17,9 @@ const LEVEL: f64 = 0.95;
 pub struct MetricSummary {
     /// Mean score, or `None` where an item has none: a mean over the rest would be another number.
     pub score: Option<f64>,
-    /// Standard error over items.
+    /// Standard error over items, clustered where items are not independent.
     pub standard_error: Option<f64>,
-    /// Wilson's interval over items.
+    /// Wilson's interval over items, with the effective number of them.
     pub interval: Option<Interval>,
     /// Comparisons that were ties.
     pub ties: usize,
@@ -73,6 +74,8 @@ pub struct TaskSummary {
     pub info: Info,
     /// Whether all subsets were asked.
     pub whole: bool,
+    /// How many items of each subset were asked at most, where not all.
+    pub limit: Option<usize>,
     /// Items asked.
     pub items: usize,
     /// Items without a score.
@@ -100,13 +103,19 @@ impl Summary {
 
 /// Sums up one task.
 #[must_use]
-pub fn summarise(selected: &Selected, task: &Loaded, outcomes: &[ItemOutcome]) -> TaskSummary {
+pub fn summarise(
+    selected: &Selected,
+    task: &Loaded,
+    outcomes: &[ItemOutcome],
+    limit: Option<usize>,
+) -> TaskSummary {
     let info = *selected.task.info();
     let subsets: Vec<_> = (0..task.subsets.len()).map(|s| subset(task, outcomes, s)).collect();
     let averages = (0..task.metrics.len()).map(|m| average(task, &subsets, m)).collect();
     TaskSummary {
         info,
         whole: subsets.len() == info.subsets,
+        limit: limit.filter(|_| task.items.len() < info.items),
         items: task.items.len(),
         failed: subsets.iter().map(|s| s.failed).sum(),
         subsets,
@@ -115,28 +124,35 @@ pub fn summarise(selected: &Selected, task: &Loaded, outcomes: &[ItemOutcome]) -
 }
 
 fn subset(task: &Loaded, outcomes: &[ItemOutcome], index: usize) -> SubsetSummary {
-    let own: Vec<&ItemOutcome> =
-        task.items.iter().zip(outcomes).filter(|(item, _)| item.subset == index).map(|(_, o)| o).collect();
+    let own: Vec<(usize, &ItemOutcome)> = task
+        .items
+        .iter()
+        .zip(outcomes)
+        .filter(|(item, _)| item.subset == index)
+        .map(|(item, outcome)| (item.cluster, outcome))
+        .collect();
     SubsetSummary {
         name: task.subsets[index].name.clone(),
         tags: task.subsets[index].tags.clone(),
         items: own.len(),
-        failed: own.iter().filter(|o| o.records.iter().any(Option::is_none)).count(),
+        failed: own.iter().filter(|(_, o)| o.records.iter().any(Option::is_none)).count(),
         metrics: (0..task.metrics.len())
             .map(|m| metric(&own, m, task.metrics[m].comparisons.len()))
             .collect(),
     }
 }
 
-fn metric(items: &[&ItemOutcome], index: usize, comparisons: usize) -> MetricSummary {
-    let judged: Vec<_> = items.iter().filter_map(|o| o.judgements[index]).collect();
+fn metric(items: &[(usize, &ItemOutcome)], index: usize, comparisons: usize) -> MetricSummary {
+    let judged: Vec<_> = items.iter().filter_map(|(_, o)| o.judgements[index]).collect();
     let scores: Vec<f64> = judged.iter().map(|j| j.score).collect();
+    let clusters: Vec<usize> = items.iter().map(|(cluster, _)| *cluster).collect();
     let whole = judged.len() == items.len();
     let score = mean(&scores).filter(|_| whole);
+    let standard_error = clustered_standard_error(&scores, &clusters).filter(|_| whole);
     MetricSummary {
         score,
-        standard_error: standard_error(&scores).filter(|_| whole),
-        interval: score.and_then(|p| wilson(p, scores.len() as f64, LEVEL)),
+        standard_error,
+        interval: score.and_then(|p| wilson(p, effective_items(p, standard_error, scores.len(), 1), LEVEL)),
         ties: judged.iter().map(|j| j.ties).sum(),
         comparisons: judged.len() * comparisons,
     }
@@ -148,14 +164,15 @@ fn average(task: &Loaded, subsets: &[SubsetSummary], index: usize) -> Average {
     let strata = strata.as_deref().unwrap_or(&[]);
     let macro_mean = macro_mean(strata);
     let standard_error = macro_standard_error(strata);
-    let items = strata.iter().map(|s| s.n).sum::<usize>() as f64;
+    let items = strata.iter().map(|s| s.n).sum::<usize>();
     let means: Vec<f64> = strata.iter().map(|s| s.mean).collect();
     Average {
         name: task.metrics[index].name,
         label: task.metrics[index].label,
         macro_mean,
         standard_error,
-        over_items: macro_mean.and_then(|p| wilson(p, effective_items(p, standard_error, items)?, LEVEL)),
+        over_items: macro_mean
+            .and_then(|p| wilson(p, effective_items(p, standard_error, items, strata.len()), LEVEL)),
         over_subsets: student(&means, LEVEL),
         micro_mean: micro_mean(strata),
         by_tag: by_tag(subsets, index),
@@ -164,10 +181,16 @@ fn average(task: &Loaded, subsets: &[SubsetSummary], index: usize) -> Average {
     }
 }
 
-/// How many plain trials would give this standard error; the items themselves where it is 0.
-fn effective_items(p: f64, standard_error: Option<f64>, items: f64) -> Option<f64> {
-    let variance = standard_error?.powi(2);
-    Some(if variance > 0.0 { p * (1.0 - p) / variance } else { items })
+/// How many plain trials would give this standard error of a mean over `subsets`: the items themselves where each is a
+/// trial of its own in a single subset; more where half points or strata steady the mean, fewer where clusters do not.
+fn effective_items(p: f64, standard_error: Option<f64>, items: usize, subsets: usize) -> f64 {
+    let n = items as f64;
+    let plain = p * (1.0 - p) / (n - subsets as f64);
+    match standard_error {
+        Some(error) if plain > 0.0 => n * plain / (error * error),
+        // All right, all wrong, or a single item: nothing to tell the spread by.
+        _ => n,
+    }
 }
 
 /// The subsets as strata, or `None` where one has no score.

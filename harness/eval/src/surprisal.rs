@@ -6,6 +6,7 @@ use bheval_data::tokenizer::Tokenizer;
 use bheval_host::{Forest, Model, Route};
 
 use crate::Error;
+use crate::batch::halving;
 use crate::questions::check;
 
 /// How a sentence becomes ids.
@@ -70,18 +71,26 @@ pub fn cut(name: &str, text: &str, tokenizer: &Tokenizer, mode: Mode, model: &Mo
     };
     let cut = cut.map_err(|source| Error::Uncut { item: name.to_owned(), source })?;
     check(name, &cut.request, model.info())?;
-    let nodes = model.info().nodes;
-    if cut.request.ids.len() > nodes {
-        return Err(Error::TooLong { item: name.to_owned(), tokens: cut.request.ids.len(), limit: nodes });
-    }
     Ok(cut)
 }
 
-/// Scores sentences that were cut, in one forest.
+/// Scores sentences that were cut, in one forest where it goes as a whole. The inner errors concern one sentence.
 ///
 /// # Errors
-/// What the backend refuses.
-pub fn score(model: &mut Model, tokenizer: &Tokenizer, cuts: &[Cut]) -> Result<Vec<SentenceScore>, Error> {
+/// What ends the run: a fault of the backend, not of a sentence.
+pub fn score(
+    model: &mut Model,
+    tokenizer: &Tokenizer,
+    cuts: &[Cut],
+) -> Result<Vec<Result<SentenceScore, bheval_host::Error>>, Error> {
+    Ok(halving(cuts, &mut |part| score_part(model, tokenizer, part))?)
+}
+
+fn score_part(
+    model: &mut Model,
+    tokenizer: &Tokenizer,
+    cuts: &[Cut],
+) -> Result<Vec<SentenceScore>, bheval_host::Error> {
     let mut forest = Forest::new();
     let paths: Vec<_> = cuts.iter().map(|c| forest.insert(&c.request.ids, &c.request.scored)).collect();
     let scored = model.score(&forest, Route::Forest)?;

@@ -4,4 +4,6 @@ mod interval;
 mod mean;
 
 pub use interval::{Interval, student, wilson};
-pub use mean::{Stratum, macro_mean, macro_standard_error, mean, micro_mean, standard_error};
+pub use mean::{
+    Stratum, clustered_standard_error, macro_mean, macro_standard_error, mean, micro_mean, standard_error,
+};

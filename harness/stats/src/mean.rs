@@ -1,5 +1,7 @@
 //! Means and their standard errors.
 
+use std::collections::BTreeMap;
+
 /// Arithmetic mean, or `None` of nothing.
 #[must_use]
 pub fn mean(values: &[f64]) -> Option<f64> {
@@ -17,6 +19,21 @@ pub fn standard_error(values: &[f64]) -> Option<f64> {
     let squares: f64 = values.iter().map(|v| (v - centre).powi(2)).sum();
     let n = values.len() as f64;
     Some((squares / (n - 1.0) / n).sqrt())
+}
+
+/// Standard error of the mean where values of one cluster are not independent (Liang and Zeger 1986, with the
+/// finite-cluster factor): `(1/n)·√(K/(K-1)·Σ_k (Σ_{i∈k} (x_i - x̄))²)`. With one value a cluster it is
+/// [`standard_error`]. `None` for fewer than two clusters.
+#[must_use]
+pub fn clustered_standard_error(values: &[f64], clusters: &[usize]) -> Option<f64> {
+    let centre = mean(values)?;
+    let mut sums: BTreeMap<usize, f64> = BTreeMap::new();
+    for (value, cluster) in values.iter().zip(clusters) {
+        *sums.entry(*cluster).or_default() += value - centre;
+    }
+    let k = sums.len() as f64;
+    let squares: f64 = sums.values().map(|s| s * s).sum();
+    (sums.len() > 1).then(|| (k / (k - 1.0) * squares).sqrt() / values.len() as f64)
 }
 
 /// A subset's share in an average over subsets.
@@ -59,6 +76,19 @@ mod tests {
         // numpy.std([1, 0, 1, 1], ddof=1) / 2 = 0.25
         assert_eq!(standard_error(&[1.0, 0.0, 1.0, 1.0]), Some(0.25));
         assert_eq!(standard_error(&[1.0]), None);
+    }
+
+    #[test]
+    fn a_cluster_of_one_is_no_cluster_and_opposite_values_cancel() {
+        let values = [1.0, 0.0, 1.0, 1.0];
+        assert_eq!(clustered_standard_error(&values, &[0, 1, 2, 3]), Some(0.25));
+        // Each cluster's deviations from the mean of one half cancel.
+        assert_eq!(clustered_standard_error(&[1.0, 0.0, 1.0, 0.0], &[0, 0, 1, 1]), Some(0.0));
+        // By hand: mean 0.6, cluster sums 0.8 and -0.8, sqrt(2 * (0.64 + 0.64)) / 5 = 0.32
+        let se =
+            clustered_standard_error(&[1.0, 1.0, 1.0, 0.0, 0.0], &[0, 0, 1, 1, 1]).expect("two clusters");
+        assert!((se - 0.32).abs() < 1e-12, "{se}");
+        assert_eq!(clustered_standard_error(&values, &[7, 7, 7, 7]), None);
     }
 
     #[test]

@@ -5,12 +5,12 @@ use std::time::Instant;
 
 use bheval_eval::{BatchSize, Finished, Plan, PlanRequest, Planned, Session, Store, run as run_plan};
 use bheval_host::Route;
-use bheval_tasks::select;
+use bheval_tasks::{Info, select};
 
 use crate::args::{BatchArg, EvalArgs, RouteArg};
 use crate::backend::{find, options, refuse_pll, tokenizer_folder};
 use crate::commands::data;
-use crate::console::{Outcome, answer, complain, grouped, tell, warn};
+use crate::console::{Outcome, answer, complain, grouped, is_closed_pipe, tell, warn};
 use crate::progress::Bar;
 use crate::table::report;
 
@@ -49,7 +49,7 @@ fn plan(args: &EvalArgs) -> anyhow::Result<Planned> {
         options: options(&args.model),
         tokenizer: tokenizer_folder(&args.model),
         tasks,
-        limit: args.limit,
+        limit: args.limit.map(|l| l as usize),
         protocol: args.protocol,
         route: match args.route {
             RouteArg::Forest => Route::Forest,
@@ -66,17 +66,17 @@ fn warn_of_plan(plan: &Plan, store: &Store) {
             plan.identity.protocol
         ));
     }
+    if !store.locked() {
+        warn("this file system has no locks: see to it that no other bheval works in the same run's folder");
+    }
     if store.dropped() > 0 {
         warn(&format!("{} damaged or torn records were dropped and are scored again", store.dropped()));
     }
 }
 
 fn present(args: &EvalArgs, store: &Store, finished: &Finished, start: Instant) -> anyhow::Result<Outcome> {
-    if args.json {
-        answer(&finished.results)?;
-    } else {
-        answer(&report(&finished.summary, args.full))?;
-    }
+    let text = if args.json { finished.results.clone() } else { report(&finished.summary, args.full) };
+    let shown = answer(&text);
     if !args.quiet {
         tell(&tokens(&finished.session));
         tell(&format!(
@@ -86,16 +86,41 @@ fn present(args: &EvalArgs, store: &Store, finished: &Finished, start: Instant) 
         ));
     }
     warn_of_ties(finished);
+    warn_of_limit(finished);
+    let outcome = report_failures(finished);
+    match shown {
+        Err(error) if !is_closed_pipe(&error) => {
+            complain(&format!(
+                "the report could not be written to stdout ({error}); it lies in {}",
+                store.folder().display()
+            ));
+            Ok(Outcome::Failed)
+        }
+        _ => Ok(outcome),
+    }
+}
+
+fn report_failures(finished: &Finished) -> Outcome {
     let failed = finished.summary.failed();
     if failed == 0 {
-        return Ok(Outcome::Done);
+        return Outcome::Done;
     }
     finished.failures.iter().for_each(|f| complain(f));
     complain(&format!(
         "{failed} items have no score, so neither have the subsets and tasks they belong to; the others are as printed. \
          The same command tries those items again"
     ));
-    Ok(Outcome::Failed)
+    Outcome::Failed
+}
+
+fn warn_of_limit(finished: &Finished) {
+    for task in finished.summary.tasks.iter().filter(|t| t.limit.is_some()) {
+        let Info { name, items, .. } = task.info;
+        warn(&format!(
+            "{name}: {} of {items} items were asked (--limit): this is no score of the whole task",
+            task.items
+        ));
+    }
 }
 
 /// More ties than this share hint at a fault of the model: equal logits, or a number format that is too coarse.

@@ -7,13 +7,14 @@ use anyhow::Context;
 use bheval_data::encode::Cut;
 use bheval_data::lines::{LINE_LIMIT, lines};
 use bheval_data::tokenizer::Tokenizer;
+use bheval_eval::causal;
 use bheval_eval::surprisal::{Mode, SentenceScore, cut, score};
 use bheval_host::Model;
 use serde_json::json;
 
 use crate::args::{ScoreArgs, ScoreFormat};
 use crate::backend::{open, refuse_pll};
-use crate::console::{Outcome, complain};
+use crate::console::{Outcome, complain, is_closed_pipe};
 
 /// Sentences that are scored together.
 const BATCH: usize = 256;
@@ -21,18 +22,23 @@ const BATCH: usize = 256;
 pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<Outcome> {
     let (model, tokenizer) = open(&args.model)?;
     refuse_pll(args.pll.as_deref(), model.info())?;
+    let model = causal(model)?;
     let mode = if args.as_encoded { Mode::AsEncoded } else { Mode::Protocol(args.protocol) };
     let format = if args.json { ScoreFormat::Jsonl } else { args.format };
     let name = args.file.display().to_string();
     let mut scorer =
         Scorer { model, tokenizer, mode, name, failed: 0, pending: Vec::new(), out: Output::new(format)? };
     let input = input(args)?;
-    for line in lines(input, LINE_LIMIT) {
-        scorer.take(line)?;
+    match scorer.run(input) {
+        Ok(()) if scorer.failed == 0 => Ok(Outcome::Done),
+        Ok(()) => Ok(Outcome::Failed),
+        // Whoever read our output has enough.
+        Err(error) if is_closed_pipe(&error) && scorer.failed == 0 => Ok(Outcome::Done),
+        Err(error) => {
+            complain(&format!("{error:#}; what was printed before is right"));
+            Ok(Outcome::Failed)
+        }
     }
-    scorer.flush()?;
-    scorer.out.finish()?;
-    Ok(if scorer.failed == 0 { Outcome::Done } else { Outcome::Failed })
 }
 
 fn input(args: &ScoreArgs) -> anyhow::Result<Box<dyn BufRead>> {
@@ -59,6 +65,14 @@ struct Scorer {
 }
 
 impl Scorer {
+    fn run(&mut self, input: Box<dyn BufRead>) -> anyhow::Result<()> {
+        for line in lines(input, LINE_LIMIT) {
+            self.take(line)?;
+        }
+        self.flush()?;
+        self.out.finish()
+    }
+
     /// A line that can't be scored is reported and left out; the others keep their numbers.
     fn take(
         &mut self,
@@ -97,24 +111,17 @@ impl Scorer {
             return Ok(());
         }
         let cuts: Vec<Cut> = batch.iter().map(|(_, _, cut)| cut.clone()).collect();
-        match score(&mut self.model, &self.tokenizer, &cuts) {
-            Ok(scores) => {
-                for ((sentence, text, _), score) in batch.iter().zip(&scores) {
-                    self.out.write(*sentence, text, score)?;
+        let scores = score(&mut self.model, &self.tokenizer, &cuts)?;
+        for ((sentence, text, _), score) in batch.iter().zip(scores) {
+            match score {
+                Ok(score) => self.out.write(*sentence, text, &score)?,
+                Err(error) => {
+                    let text = format!("{}, line {}: {error}", self.name, sentence + 1);
+                    self.fail(&text);
                 }
-                Ok(())
-            }
-            Err(error) if batch.len() == 1 => {
-                let text = format!("{}, line {}: {error}", self.name, batch[0].0 + 1);
-                self.fail(&text);
-                Ok(())
-            }
-            Err(_) => {
-                let (left, right) = batch.split_at(batch.len() / 2);
-                self.score(left)?;
-                self.score(right)
             }
         }
+        Ok(())
     }
 
     fn fail(&mut self, text: &str) {
