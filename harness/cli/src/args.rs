@@ -156,6 +156,11 @@ pub(crate) enum ScoreFormat {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "CSV columns: sentence and index count lines and tokens from 0; start and end count characters of the \
+                  line; log_prob is in nats, and empty where a token is not scored.\n\
+                  A line that can't be scored is reported, the others are scored, and the exit code is 1."
+)]
 pub(crate) struct ScoreArgs {
     /// Text file, one sentence a line, or `-` for stdin
     #[arg(value_name = "FILE|-")]
