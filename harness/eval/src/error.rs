@@ -135,8 +135,8 @@ impl fmt::Display for Error {
             ),
             Error::TooLongAtOnce { item, tokens, limit } => write!(
                 f,
-                "{item} has {tokens} tokens, and the backend takes {limit} at once under its memory bound; split the text, \
-                 or raise --memory"
+                "{item} has {tokens} tokens, and the backend takes {limit} at once under the memory it was given; split the \
+                 text, or raise --memory as far as that helps (`bheval inspect` shows the number)"
             ),
             Error::NotCausal { architecture } => write!(
                 f,

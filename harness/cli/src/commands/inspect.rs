@@ -34,10 +34,11 @@ fn as_text(
     let kind = if info.kind == Kind::CAUSAL { "causal" } else { "masked" };
     let context = info.context.map_or("no limit".to_owned(), |c| format!("{c} tokens"));
     let mut text = format!(
-        "model      {} ({kind}), {} parameters, vocabulary {}, context: {context}\ntokenizer  {} ids in {}\n",
+        "model      {} ({kind}), {} parameters, vocabulary {}, context: {context}, {} tokens at once\ntokenizer  {} ids in {}\n",
         info.architecture,
         info.parameters,
         info.vocab,
+        info.nodes,
         tokenizer.vocab(),
         tokenizer.folder().display()
     );
@@ -101,7 +102,7 @@ fn as_json(
         .into_iter()
         .collect();
     Ok(json!({
-        "model": {"architecture": info.architecture, "parameters": info.parameters, "vocab": info.vocab, "context": info.context},
+        "model": {"architecture": info.architecture, "parameters": info.parameters, "vocab": info.vocab, "context": info.context, "at_once": info.nodes},
         "tokenizer": {"ids": tokenizer.vocab(), "special": special},
         "protocols": cuts,
     }))
