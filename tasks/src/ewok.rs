@@ -212,6 +212,7 @@ pub(crate) fn empty(fingerprint: String, both_directions: bool) -> Loaded {
     Loaded {
         subsets: vec![],
         items: vec![],
+        available: 0,
         labels: &["t1_c1", "t2_c1", "t1_c2", "t2_c2"],
         metrics: vec![targets, contexts],
         fingerprint,

@@ -93,11 +93,19 @@ pub(crate) fn empty(fingerprint: String) -> Loaded {
         comparisons: better,
         ties: None,
     };
-    Loaded { subsets: vec![], items: vec![], labels: &["good", "bad"], metrics: vec![metric], fingerprint }
+    Loaded {
+        subsets: vec![],
+        items: vec![],
+        available: 0,
+        labels: &["good", "bad"],
+        metrics: vec![metric],
+        fingerprint,
+    }
 }
 
 /// The items, if they are as many as the task is known to have.
-pub(crate) fn complete(info: &Info, loaded: Loaded) -> Result<Loaded, Error> {
+pub(crate) fn complete(info: &Info, mut loaded: Loaded) -> Result<Loaded, Error> {
+    loaded.available = loaded.items.len();
     let found = (loaded.subsets.len(), loaded.items.len());
     if found == (info.subsets, info.items) {
         return Ok(loaded);

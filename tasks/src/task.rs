@@ -73,6 +73,8 @@ pub struct Loaded {
     pub subsets: Vec<Subset>,
     /// Items, those of one subset together and in file order.
     pub items: Vec<Item>,
+    /// Items of these subsets before any were left out by a limit.
+    pub available: usize,
     /// A short name for each query of an item.
     pub labels: &'static [&'static str],
     /// The metrics, the headline first.
@@ -87,6 +89,7 @@ impl Loaded {
     pub fn narrowed(mut self, keep: impl Fn(&Subset) -> bool, limit: Option<usize>) -> Self {
         let mut counts = vec![0_usize; self.subsets.len()];
         let wanted: Vec<bool> = self.subsets.iter().map(keep).collect();
+        self.available = self.items.iter().filter(|item| wanted[item.subset]).count();
         self.items.retain(|item| {
             counts[item.subset] += 1;
             wanted[item.subset] && limit.is_none_or(|l| counts[item.subset] <= l)

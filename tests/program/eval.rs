@@ -53,7 +53,7 @@ fn each_item_is_correct_exactly_if_its_good_sentence_is_more_probable() {
 fn a_part_is_never_named_as_the_whole() {
     let bheval = Bheval::new();
     let ran = bheval.eval("run", &["--tasks", "blimp/morphology", "--limit", "5"]).done();
-    assert!(ran.stdout.contains("blimp (part)"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("blimp (part, first 5)"), "{}", ran.stdout);
     let results = json(&bheval.path("run/results.json"));
     assert!(results["results"].get("blimp").is_none());
     assert_eq!(results["group_subtasks"]["blimp:part"].as_array().map(Vec::len), Some(18));
@@ -215,5 +215,82 @@ fn lists_answer() {
     for part in ["(<s>) [▁The]", "the tokenizer adds \"<s>\"", "a leading space becomes a token of its own"]
     {
         assert!(inspected.contains(part), "`{part}` is not in: {inspected}");
+    }
+}
+
+#[test]
+fn flat_evaluation_saves_nothing_and_says_so() {
+    let bheval = Bheval::new();
+    let tasks = ["--tasks", "blimp/wh_island", "--route"];
+    let flat = bheval.eval("flat", &[&tasks[..], &["flat"]].concat()).done();
+    assert!(flat.stderr.contains(": 0.0% saved"), "{}", flat.stderr);
+    let forest = bheval.eval("forest", &[&tasks[..], &["forest"]].concat()).done();
+    assert!(!forest.stderr.contains(": 0.0% saved"), "{}", forest.stderr);
+}
+
+#[test]
+fn verify_reads_an_archive_that_is_not_the_pinned_one() {
+    let bheval = Bheval::new();
+    bheval.write("data/ewok/ewok-core-1.0.zip", "garbage");
+    let ran = bheval.run(&["data", "verify", "ewok", "--data", "data"]);
+    ran.refused(1, &["ewok-core-1.0.zip"]);
+    assert!(ran.stdout.contains("0 of 1 files are right"), "{}", ran.stdout);
+}
+
+/// Doctored tokenizers, and the warning that each must raise under a protocol.
+#[test]
+fn inspect_warns_of_the_classic_faults() {
+    type Edit = fn(&mut serde_json::Value, &mut serde_json::Value, &mut serde_json::Value);
+    let no_names: Edit = |_, settings, config| {
+        for name in ["bos_token", "eos_token", "pad_token"] {
+            settings.as_object_mut().expect("an object").remove(name);
+            config.as_object_mut().expect("an object").remove(&format!("{name}_id"));
+        }
+    };
+    let cases: [(&str, &str, Edit, &str); 8] = [
+        ("unscored", "babylm2025", |t, _, _| t["post_processor"] = serde_json::Value::Null, "is not scored"),
+        ("nameless", "bheval", no_names, "nothing stands before a sentence"),
+        (
+            "eos",
+            "bheval",
+            |_, s, c| {
+                s.as_object_mut().expect("an object").remove("bos_token");
+                c.as_object_mut().expect("an object").remove("bos_token_id");
+            },
+            "names no BOS; \"</s>\" stands before",
+        ),
+        ("doubled", "bheval", |_, _, _| {}, "the tokenizer adds \"<s>\" by itself"),
+        ("setting", "babylm2025", |_, s, _| s["add_bos_token"] = false.into(), "add_bos_token: false"),
+        (
+            "appended",
+            "bheval",
+            |t, _, _| {
+                t["post_processor"]["single"] = serde_json::json!([
+                    {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "<s>", "type_id": 0}}
+                ]);
+            },
+            "the tokenizer appends",
+        ),
+        (
+            "larger",
+            "bheval",
+            |t, _, _| t["model"]["vocab"]["▁unheard"] = 900.into(),
+            "the tokenizer has 901 ids and the model 768",
+        ),
+        ("space", "lm-eval", |_, _, _| {}, "a leading space becomes a token of its own"),
+    ];
+    let bheval = Bheval::new();
+    for (name, protocol, edit, warning) in cases {
+        let copy = bheval.copy_of("hgrn2");
+        std::fs::remove_file(copy.join("special_tokens_map.json")).expect("removed");
+        let files = ["tokenizer.json", "tokenizer_config.json", "config.json"].map(|f| copy.join(f));
+        let [mut tokenizer, mut settings, mut config] = files.each_ref().map(|f| json(f));
+        edit(&mut tokenizer, &mut settings, &mut config);
+        for (file, value) in files.iter().zip([tokenizer, settings, config]) {
+            std::fs::write(file, value.to_string()).expect("written");
+        }
+        let model = copy.to_str().expect("UTF-8");
+        let shown = bheval.run(&["inspect", "--model", model, "--protocol", protocol]).done().stdout;
+        assert!(shown.contains(warning), "{name}: `{warning}` is not in: {shown}");
     }
 }

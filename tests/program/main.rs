@@ -7,3 +7,4 @@ mod kit;
 mod plugins;
 mod resume;
 mod score;
+mod summary;

@@ -74,3 +74,71 @@ fn what_is_no_backend_is_refused() {
     let pinned = ["--backend", file.to_str().expect("UTF-8"), "--backend-sha256", "00ff"];
     run(&pinned).refused(2, &["00ff was pinned"]);
 }
+
+#[test]
+fn plugins_are_found_beside_the_binary_and_in_the_users_folder() {
+    let bheval = Bheval::new();
+    let beside = bheval.path("bin");
+    let user = bheval.path("xdg/bheval/backends");
+    for folder in [&beside, &user] {
+        std::fs::create_dir_all(folder).expect("made");
+    }
+    let binary = beside.join("bheval");
+    std::fs::copy(env!("CARGO_BIN_EXE_bheval"), &binary).expect("copied");
+    std::fs::copy(plugin(), beside.join(bheval_host::file_name("beside"))).expect("copied");
+    std::fs::copy(plugin(), user.join(bheval_host::file_name("user"))).expect("copied");
+    let path = model("hgrn2");
+    for name in ["beside", "user"] {
+        let mut command = std::process::Command::new(&binary);
+        command
+            .current_dir(bheval.path(""))
+            .env("XDG_DATA_HOME", bheval.path("xdg"))
+            .env_remove("BHEVAL_BACKENDS");
+        let args = [
+            "--model",
+            path.to_str().expect("UTF-8"),
+            "--tasks",
+            "demo",
+            "--backend",
+            name,
+            "--run-dir",
+            name,
+        ];
+        crate::kit::ran(&command.args(args).output().expect("starts")).done();
+    }
+}
+
+/// The plugin panics at token 13; what was scored before that is kept, and the process ends in order.
+#[test]
+fn a_plugin_that_panics_ends_the_run_and_loses_nothing() {
+    let bheval = Bheval::new();
+    let file = plugin().with_file_name(bheval_host::file_name("panicking"));
+    assert!(file.is_file(), "{} is missing: run `cargo test --workspace`", file.display());
+    // A tokenizer of digits, so that the plugin's 32 tokens are enough: `9` is token 13.
+    let copy = bheval.copy_of("hgrn2");
+    let vocab: serde_json::Map<_, _> = ["<unk>", "<s>", "</s>", "."]
+        .iter()
+        .map(ToString::to_string)
+        .chain((0..10).map(|d| d.to_string()))
+        .enumerate()
+        .map(|(id, piece)| (piece, id.into()))
+        .collect();
+    let tokenizer = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "."}, "behavior": "Isolated", "invert": false},
+        "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"}
+    });
+    std::fs::write(copy.join("tokenizer.json"), tokenizer.to_string()).expect("written");
+    let text = bheval.write("text", "12\n3\n".repeat(300) + "19\n");
+    let args =
+        ["score", text.to_str().expect("UTF-8"), "--model", copy.to_str().expect("UTF-8"), "--backend"];
+    let ran = bheval.run(&[&args[..], &[file.to_str().expect("UTF-8")]].concat());
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("token 13 at node") && ran.stderr.contains("what was printed before is right"),
+        "{}",
+        ran.stderr
+    );
+    assert!(ran.stdout.lines().count() > 256, "{}", ran.stdout.lines().count());
+}

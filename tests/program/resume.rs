@@ -79,7 +79,7 @@ fn another_run_in_the_same_folder_is_refused_and_fresh_puts_it_aside() {
     let other = ["--tasks", "demo_pairs", "--protocol", "lm-eval"];
     bheval
         .eval("run", &other)
-        .refused(2, &["the protocol was bheval and is now lm-eval", "--run-dir", "--fresh"]);
+        .refused(2, &["the protocol: bheval there, lm-eval asked for", "--run-dir", "--fresh"]);
     bheval.eval("run", &[&other[..], &["--fresh"]].concat()).done();
     assert!(bheval.path("run.old1/results.json").exists());
 }

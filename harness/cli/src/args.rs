@@ -223,8 +223,9 @@ pub(crate) struct DataArgs {
 pub(crate) enum DataAction {
     /// Every data set: size, licence, and where it was found
     List {
-        #[command(flatten)]
-        folders: FolderArgs,
+        /// Data folder, looked into before BHEVAL_DATA and the cache
+        #[arg(long, value_name = "DIR")]
+        data: Option<PathBuf>,
         /// Machine-readable
         #[arg(long)]
         json: bool,
@@ -234,16 +235,15 @@ pub(crate) enum DataAction {
         /// Data sets [default: all that are found]
         #[arg(value_name = "NAME")]
         names: Vec<String>,
-        #[command(flatten)]
-        folders: FolderArgs,
+        /// Data folder, looked into before BHEVAL_DATA and the cache
+        #[arg(long, value_name = "DIR")]
+        data: Option<PathBuf>,
     },
     /// Download data sets into the cache, verified
     Fetch {
         /// Data sets
         #[arg(value_name = "NAME", required = true)]
         names: Vec<String>,
-        #[command(flatten)]
-        folders: FolderArgs,
     },
 }
 

@@ -46,7 +46,7 @@ fn headline(summary: &Summary) -> String {
                 percent(average.micro_mean),
                 grouped(average.ties as u64),
                 grouped(task.items as u64),
-                format!("{} {}s", task.subsets.len(), task.info.subset_noun),
+                count(task.subsets.len(), task.info.subset_noun),
                 percent(Some(task.info.chance)),
             ]);
         }
@@ -57,7 +57,8 @@ fn headline(summary: &Summary) -> String {
 
 fn row_name(task: &TaskSummary, average: &Average) -> String {
     let part = match (task.whole, task.limit) {
-        (false, _) => " (part)".to_owned(),
+        (false, None) => " (part)".to_owned(),
+        (false, Some(limit)) => format!(" (part, first {limit})"),
         (true, Some(limit)) => format!(" (first {limit})"),
         (true, None) => String::new(),
     };
@@ -67,6 +68,12 @@ fn row_name(task: &TaskSummary, average: &Average) -> String {
         _ => "",
     };
     format!("{}{part}{metric}", task.info.name)
+}
+
+/// `1 domain`, `11 domains`.
+pub(crate) fn count(n: usize, noun: &str) -> String {
+    let plural = if n == 1 { "" } else { "s" };
+    format!("{n} {noun}{plural}")
 }
 
 /// What two comparisons of one task mean.

@@ -176,7 +176,7 @@ fn other_run(
 ) -> fmt::Result {
     write!(f, "{} holds another run:", folder.display())?;
     for Difference { what, stored, asked } in differences {
-        write!(f, " {what} was {stored} and is now {asked};")?;
+        write!(f, " {what}: {stored} there, {asked} asked for;")?;
     }
     write!(f, " choose another --run-dir, or --fresh to put that run aside")
 }

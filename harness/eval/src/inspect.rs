@@ -16,9 +16,9 @@ pub enum Warning {
         /// The first token of a sample sentence.
         piece: String,
     },
-    /// There is no BOS; EOS stands in for it.
-    EosForBos {
-        /// EOS.
+    /// There is no BOS; EOS or PAD stands in for it.
+    OtherForBos {
+        /// What stands in.
         piece: String,
     },
     /// The tokenizer adds BOS by itself, so a pipeline that also adds one gets two.
@@ -68,13 +68,10 @@ impl std::fmt::Display for Warning {
             Self::FirstTokenUnscored { piece } => write!(
                 f,
                 "nothing stands before a sentence, so its first token (here {piece:?}) is not scored; pairs that differ in \
-                 their first word are compared without it. --protocol bheval puts BOS there where the model has one"
+                 their first word are compared without it. The default protocol puts BOS or EOS there, where the model names one"
             ),
-            Self::EosForBos { piece } => {
-                write!(
-                    f,
-                    "the model names no BOS; {piece:?}, its end of sequence, stands before each sentence instead"
-                )
+            Self::OtherForBos { piece } => {
+                write!(f, "the model names no BOS; {piece:?} stands before each sentence instead")
             }
             Self::AddsBos { piece } => write!(
                 f,
@@ -164,7 +161,7 @@ pub fn warnings(
 
 fn first_token(tokenizer: &Tokenizer, protocol: Protocol, shown: &Shown, found: &mut Vec<Warning>) {
     let already =
-        found.iter().any(|w| matches!(w, Warning::FirstTokenUnscored { .. } | Warning::EosForBos { .. }));
+        found.iter().any(|w| matches!(w, Warning::FirstTokenUnscored { .. } | Warning::OtherForBos { .. }));
     if already {
         return;
     }
@@ -174,7 +171,7 @@ fn first_token(tokenizer: &Tokenizer, protocol: Protocol, shown: &Shown, found: 
     } else if let (None, Some(prefix)) =
         (&tokenizer.special().bos, Encoder::new(tokenizer, protocol).prefix_token())
     {
-        found.push(Warning::EosForBos { piece: prefix.text.clone() });
+        found.push(Warning::OtherForBos { piece: prefix.text.clone() });
     }
 }
 

@@ -23,7 +23,7 @@ pub fn results_json(plan: &Plan, summary: &Summary) -> String {
         versions.insert(group.clone(), task.info.version.into());
         samples.insert(
             group.clone(),
-            json!({"original": task.info.items, "effective": task.items - task.failed}),
+            json!({"original": task.available, "effective": task.items - task.failed}),
         );
         details.insert(group, task_details(task));
         for subset in &task.subsets {

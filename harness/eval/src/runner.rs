@@ -31,7 +31,7 @@ pub struct Session {
     pub dropped: usize,
     /// Tokens that got a score here.
     pub tokens_scored: u64,
-    /// Tokens of the sequences they stand in, prefixes included: what a flat evaluation feeds.
+    /// What an evaluation that shares nothing feeds for them: every token of each sequence but its last.
     pub tokens_flat: u64,
     /// Tokens that were run through the network here.
     pub tokens_fed: u64,
@@ -99,7 +99,7 @@ fn score_pending(
             match record {
                 Ok(record) => {
                     session.tokens_scored += u64::from(record.tokens);
-                    session.tokens_flat += requests[index].ids.len() as u64;
+                    session.tokens_flat += requests[index].ids.len() as u64 - 1;
                     records.push((keys[index].clone(), record));
                 }
                 Err(error) if failures.len() < FAILURES_SHOWN => {

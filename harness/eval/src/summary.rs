@@ -1,6 +1,8 @@
 //! From judgements to the numbers that people quote: per subset, macro, micro, and by field or term, each with its
 //! interval and its ties.
 
+use std::collections::BTreeSet;
+
 use bheval_stats::{
     Interval, Stratum, clustered_standard_error, macro_mean, macro_standard_error, mean, micro_mean, student,
     wilson,
@@ -21,6 +23,8 @@ pub struct MetricSummary {
     pub standard_error: Option<f64>,
     /// Wilson's interval over items, with the effective number of them.
     pub interval: Option<Interval>,
+    /// Independent draws among the items: clusters.
+    pub draws: usize,
     /// Comparisons that were ties.
     pub ties: usize,
     /// Comparisons made.
@@ -76,6 +80,8 @@ pub struct TaskSummary {
     pub whole: bool,
     /// How many items of each subset were asked at most, where not all.
     pub limit: Option<usize>,
+    /// Items of the subsets asked, before a limit.
+    pub available: usize,
     /// Items asked.
     pub items: usize,
     /// Items without a score.
@@ -115,7 +121,8 @@ pub fn summarise(
     TaskSummary {
         info,
         whole: subsets.len() == info.subsets,
-        limit: limit.filter(|_| task.items.len() < info.items),
+        limit: limit.filter(|_| task.items.len() < task.available),
+        available: task.available,
         items: task.items.len(),
         failed: subsets.iter().map(|s| s.failed).sum(),
         subsets,
@@ -146,13 +153,16 @@ fn metric(items: &[(usize, &ItemOutcome)], index: usize, comparisons: usize) -> 
     let judged: Vec<_> = items.iter().filter_map(|(_, o)| o.judgements[index]).collect();
     let scores: Vec<f64> = judged.iter().map(|j| j.score).collect();
     let clusters: Vec<usize> = items.iter().map(|(cluster, _)| *cluster).collect();
+    let draws = clusters.iter().collect::<BTreeSet<_>>().len();
     let whole = judged.len() == items.len();
     let score = mean(&scores).filter(|_| whole);
     let standard_error = clustered_standard_error(&scores, &clusters).filter(|_| whole);
     MetricSummary {
         score,
         standard_error,
-        interval: score.and_then(|p| wilson(p, effective_items(p, standard_error, scores.len(), 1), LEVEL)),
+        interval: score
+            .and_then(|p| wilson(p, effective_items(p, standard_error, (scores.len(), draws), 1), LEVEL)),
+        draws,
         ties: judged.iter().map(|j| j.ties).sum(),
         comparisons: judged.len() * comparisons,
     }
@@ -165,6 +175,7 @@ fn average(task: &Loaded, subsets: &[SubsetSummary], index: usize) -> Average {
     let macro_mean = macro_mean(strata);
     let standard_error = macro_standard_error(strata);
     let items = strata.iter().map(|s| s.n).sum::<usize>();
+    let draws = subsets.iter().map(|s| s.metrics[index].draws).sum::<usize>();
     let means: Vec<f64> = strata.iter().map(|s| s.mean).collect();
     Average {
         name: task.metrics[index].name,
@@ -172,7 +183,7 @@ fn average(task: &Loaded, subsets: &[SubsetSummary], index: usize) -> Average {
         macro_mean,
         standard_error,
         over_items: macro_mean
-            .and_then(|p| wilson(p, effective_items(p, standard_error, items, strata.len()), LEVEL)),
+            .and_then(|p| wilson(p, effective_items(p, standard_error, (items, draws), strata.len()), LEVEL)),
         over_subsets: student(&means, LEVEL),
         micro_mean: micro_mean(strata),
         by_tag: by_tag(subsets, index),
@@ -183,13 +194,18 @@ fn average(task: &Loaded, subsets: &[SubsetSummary], index: usize) -> Average {
 
 /// How many plain trials would give this standard error of a mean over `subsets`: the items themselves where each is a
 /// trial of its own in a single subset; more where half points or strata steady the mean, fewer where clusters do not.
-fn effective_items(p: f64, standard_error: Option<f64>, items: usize, subsets: usize) -> f64 {
+/// Where all items score alike there is nothing to tell the spread by, and the independent draws are what is left.
+fn effective_items(
+    p: f64,
+    standard_error: Option<f64>,
+    (items, draws): (usize, usize),
+    subsets: usize,
+) -> f64 {
     let n = items as f64;
     let plain = p * (1.0 - p) / (n - subsets as f64);
     match standard_error {
-        Some(error) if plain > 0.0 => n * plain / (error * error),
-        // All right, all wrong, or a single item: nothing to tell the spread by.
-        _ => n,
+        Some(error) if plain > 0.0 && error > 0.0 => n * plain / (error * error),
+        _ => draws as f64,
     }
 }
 

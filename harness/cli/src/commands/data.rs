@@ -15,9 +15,9 @@ use crate::table::table;
 
 pub(crate) fn run(args: DataArgs) -> anyhow::Result<Outcome> {
     match args.action {
-        DataAction::List { folders, json } => list(&open(&folders)?, json),
-        DataAction::Verify { names, folders } => verify(&names, &open(&folders)?),
-        DataAction::Fetch { names, folders } => fetch_all(&names, &open(&folders)?),
+        DataAction::List { data, json } => list(&open(&FolderArgs { data, offline: true })?, json),
+        DataAction::Verify { names, data } => verify(&names, &open(&FolderArgs { data, offline: true })?),
+        DataAction::Fetch { names } => fetch_all(&names, &open(&FolderArgs { data: None, offline: false })?),
     }
 }
 
@@ -42,7 +42,11 @@ fn list(folders: &Folders, as_json: bool) -> anyhow::Result<Outcome> {
             place(set, folders).unwrap_or_else(|| absent(set).to_owned()),
         ]);
     }
-    answer(&format!("{table}\ndownloads go to {}", folders.cache.display()))?;
+    let mut text = format!("{table}\ndownloads go to {}\n", folders.cache.display());
+    for set in manifest::all().iter().filter(|set| !can_be_fetched(set) && place(set, folders).is_none()) {
+        text += &format!("\n{}: {}\n", set.name, set.how_to_get);
+    }
+    answer(&text)?;
     Ok(Outcome::Done)
 }
 
@@ -82,14 +86,17 @@ fn verify(names: &[String], folders: &Folders) -> anyhow::Result<Outcome> {
         for (path, result) in found.verify() {
             match result {
                 Ok(Packing::Pinned) => {}
-                Ok(Packing::Other) => tell(&format!(
-                    "{path}: not the pinned archive; its items are checked when the task {} is read",
-                    set.name
-                )),
-                Err(fault) => faults.push(fault),
+                // An archive that others packed: the task holds its items against the known ones.
+                Ok(Packing::Other) => match content(set, folders) {
+                    Ok(()) => {
+                        tell(&format!("{path}: not the pinned archive, but its items are the known ones"))
+                    }
+                    Err(fault) => faults.push(fault.to_string()),
+                },
+                Err(fault) => faults.push(fault.to_string()),
             }
         }
-        faults.iter().for_each(|fault| complain(&fault.to_string()));
+        faults.iter().for_each(|fault| complain(fault));
         let files = found.manifest.files.len();
         let right = files - faults.len();
         answer(&format!("{}: {right} of {files} files are right, in {}", set.name, found.folder.display()))?;
@@ -98,6 +105,13 @@ fn verify(names: &[String], folders: &Folders) -> anyhow::Result<Outcome> {
         }
     }
     Ok(outcome)
+}
+
+/// Checks a set's items by reading the task that asks them.
+fn content(set: &Manifest, folders: &Folders) -> Result<(), bheval_tasks::Error> {
+    let mut tasks =
+        bheval_tasks::all().into_iter().filter(|task| task.info().dataset == Some(set.name.as_str()));
+    tasks.try_for_each(|task| task.load(folders).map(drop))
 }
 
 fn named(names: &[String]) -> anyhow::Result<Vec<&'static Manifest>> {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use bheval_eval::{BatchSize, Finished, Plan, PlanRequest, Planned, Session, Store, run as run_plan};
 use bheval_host::Route;
-use bheval_tasks::{Info, select};
+use bheval_tasks::select;
 
 use crate::args::{BatchArg, EvalArgs, RouteArg};
 use crate::backend::{find, options, refuse_pll, tokenizer_folder};
@@ -115,11 +115,8 @@ fn report_failures(finished: &Finished) -> Outcome {
 
 fn warn_of_limit(finished: &Finished) {
     for task in finished.summary.tasks.iter().filter(|t| t.limit.is_some()) {
-        let Info { name, items, .. } = task.info;
-        warn(&format!(
-            "{name}: {} of {items} items were asked (--limit): this is no score of the whole task",
-            task.items
-        ));
+        let (name, asked, of) = (task.info.name, task.items, task.available);
+        warn(&format!("{name}: {asked} of {of} items were asked (--limit): this is no score of the whole"));
     }
 }
 
@@ -157,7 +154,7 @@ fn tokens(session: &Session) -> String {
         String::new()
     };
     format!(
-        "{} tokens scored, {} fed of {}: {saved:.1}% saved by sharing; {seconds_scoring:.1} s in the backend{resumed}",
+        "{} tokens scored; {} fed where {} would be without sharing: {saved:.1}% saved; {seconds_scoring:.1} s in the backend{resumed}",
         grouped(*tokens_scored),
         grouped(*tokens_fed),
         grouped(*tokens_flat)

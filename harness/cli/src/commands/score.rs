@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use bheval_data::encode::Cut;
 use bheval_data::lines::{LINE_LIMIT, lines};
 use bheval_data::tokenizer::Tokenizer;
@@ -25,10 +25,10 @@ pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<Outcome> {
     let model = causal(model)?;
     let mode = if args.as_encoded { Mode::AsEncoded } else { Mode::Protocol(args.protocol) };
     let format = if args.json { ScoreFormat::Jsonl } else { args.format };
-    let name = args.file.display().to_string();
+    let name = if args.file.as_os_str() == "-" { "stdin".into() } else { args.file.display().to_string() };
+    let input = input(args)?;
     let mut scorer =
         Scorer { model, tokenizer, mode, name, failed: 0, pending: Vec::new(), out: Output::new(format)? };
-    let input = input(args)?;
     match scorer.run(input) {
         Ok(()) if scorer.failed == 0 => Ok(Outcome::Done),
         Ok(()) => Ok(Outcome::Failed),
@@ -45,12 +45,16 @@ fn input(args: &ScoreArgs) -> anyhow::Result<Box<dyn BufRead>> {
     if args.file.as_os_str() == "-" {
         return Ok(Box::new(BufReader::new(io::stdin())));
     }
-    let file = File::open(&args.file).with_context(|| {
+    let advice = || {
         format!(
             "{} can't be read; give a text file with one sentence a line, or `-` for stdin",
             args.file.display()
         )
-    })?;
+    };
+    let file = File::open(&args.file).with_context(advice)?;
+    if file.metadata().with_context(advice)?.is_dir() {
+        bail!("{}: it is a folder", advice());
+    }
     Ok(Box::new(BufReader::new(file)))
 }
 

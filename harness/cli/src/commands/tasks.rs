@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::args::TasksArgs;
 use crate::console::{Outcome, answer, grouped};
-use crate::table::table;
+use crate::table::{count, table};
 
 pub(crate) fn run(args: &TasksArgs) -> anyhow::Result<Outcome> {
     let tasks: Vec<&Info> = all().into_iter().map(|t| t.info()).collect();
@@ -20,7 +20,7 @@ fn as_text(tasks: &[&Info]) -> String {
         table.add_row([
             info.name.to_owned(),
             grouped(info.items as u64),
-            format!("{} {}s", info.subsets, info.subset_noun),
+            count(info.subsets, info.subset_noun),
             format!("{:.0} %", 100.0 * info.chance),
             info.licence.to_owned(),
             info.source.to_owned(),
