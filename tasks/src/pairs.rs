@@ -116,3 +116,16 @@ pub(crate) fn complete(info: &Info, mut loaded: Loaded) -> Result<Loaded, Error>
     );
     Err(Error::Incomplete { task: info.name, reason })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_sentence_is_refused_with_file_line_and_field() {
+        let at = Place { source: "blimp/data/wh_island.jsonl", line: 7 };
+        let error = sentence(" \u{a0}\t".into(), "sentence_bad", &at).expect_err("nothing in it").to_string();
+        assert!(error.starts_with("blimp/data/wh_island.jsonl, line 7: `sentence_bad` is empty"), "{error}");
+        assert!(sentence("Dogs bark.".into(), "sentence_good", &at).is_ok());
+    }
+}

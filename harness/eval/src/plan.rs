@@ -125,8 +125,7 @@ impl Planned {
         let model = causal(Model::open(request.library, &request.options)?)?;
         let tasks = load(request.tasks, request.folders, request.limit)?;
         let encoder = Encoder::new(&tokenizer, request.protocol);
-        let loaded: Vec<_> = tasks.iter().map(|(_, loaded)| loaded.clone()).collect();
-        let questions = Questions::new(&loaded, &encoder, model.info())?;
+        let questions = Questions::new(tasks.iter().map(|(_, loaded)| loaded), &encoder, model.info())?;
         let identity = Identity {
             format: FORMAT,
             bheval: concat!(env!("CARGO_PKG_VERSION"), "+", env!("BHEVAL_SOURCE")).to_owned(),

@@ -25,7 +25,11 @@ impl Questions {
     ///
     /// # Errors
     /// A token that the model does not have, an item longer than the model takes.
-    pub fn new(tasks: &[Loaded], encoder: &Encoder<'_>, info: &ModelInfo) -> Result<Self, Error> {
+    pub fn new<'a>(
+        tasks: impl IntoIterator<Item = &'a Loaded>,
+        encoder: &Encoder<'_>,
+        info: &ModelInfo,
+    ) -> Result<Self, Error> {
         let mut questions = Self { requests: Vec::new(), of_items: Vec::new(), unscorable: Vec::new() };
         let mut known: HashMap<Request, u32> = HashMap::new();
         for task in tasks {
