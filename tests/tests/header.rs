@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use bheval_abi::{
-    Backend, Dtype, FEATURE_FOREST, Forest, Kind, LOGITS_EXTENSION, Logits, LogitsTable, MAJOR, MINOR,
-    Message, NO_PARENT, SYMBOL, Scores, Status,
+    Backend, Dtype, FEATURE_FOREST, Forest, Kind, LOGITS_EXTENSION, Logits, LogitsTable, MAJOR,
+    MASKED_EXTENSION, MINOR, Masked, MaskedTable, Message, NO_PARENT, SYMBOL, Scores, Status,
 };
 use cbindgen::Config;
 
@@ -50,6 +50,7 @@ fn made() -> String {
             t.replace("{rules}", &rules(&source))
                 .replace("{SYMBOL}", SYMBOL)
                 .replace("{LOGITS_EXTENSION}", LOGITS_EXTENSION)
+                .replace("{MASKED_EXTENSION}", MASKED_EXTENSION)
         });
     };
     fill(&mut config.header);
@@ -183,6 +184,8 @@ fn layouts() -> Vec<Layout> {
         }),
         layout!(Logits { size, data, len }),
         layout!(LogitsTable { size, logits }),
+        layout!(Masked { size, len, token, sequences, begin, queries, position, target }),
+        layout!(MaskedTable { size, score }),
     ]
 }
 

@@ -44,6 +44,9 @@ extern "C" {
 // Id of the extension whose table is a `BhevalLogitsTable`.
 #define BHEVAL_LOGITS_EXTENSION "bheval.logits.1"
 
+// Id of the extension whose table is a `BhevalMaskedTable`.
+#define BHEVAL_MASKED_EXTENSION "bheval.masked.1"
+
 // An opened model; only its backend knows what is inside.
 typedef struct BhevalModel BhevalModel;
 
@@ -233,6 +236,42 @@ typedef struct BhevalLogitsTable {
                            struct BhevalLogits *out,
                            struct BhevalMessage *message);
 } BhevalLogitsTable;
+
+// Token sequences as a masked model reads them, and what is asked about their positions.
+//
+// A sequence holds its special tokens and, where something is hidden, the tokenizer's mask token: which tokens are
+// hidden, and how, is the harness's business. There is no padding: each sequence is read as if it were alone.
+typedef struct BhevalMasked {
+    // `sizeof(BhevalMasked)` as the caller knows it.
+    size_t size;
+    // Number of tokens in all sequences.
+    size_t len;
+    // `len` token ids, sequence after sequence.
+    const uint32_t *token;
+    // Number of sequences.
+    size_t sequences;
+    // `sequences + 1` elements, rising from 0 to `len`: sequence `s` is `token[begin[s]..begin[s + 1]]`.
+    const uint32_t *begin;
+    // Number of questions.
+    size_t queries;
+    // `queries` elements: the index into `token` where the model's distribution is read.
+    const uint32_t *position;
+    // `queries` elements: the token whose log-probability is asked for there.
+    const uint32_t *target;
+} BhevalMasked;
+
+// Masked scoring. Lives as long as the library.
+typedef struct BhevalMaskedTable {
+    // `sizeof(BhevalMaskedTable)` as the backend knows it.
+    size_t size;
+    // Writes, for each question, `ln p(target | the whole sequence, read at position)` into `scores`, whose `len` is
+    // the number of questions. The answer depends on the question's sequence alone, bit for bit.
+    // [any thread; one call at a time per model]
+    BhevalStatus (*score)(BhevalModel *model,
+                          const struct BhevalMasked *masked,
+                          struct BhevalScores *scores,
+                          struct BhevalMessage *message);
+} BhevalMaskedTable;
 
 // The table that a backend defines. Lives as long as the library.
 BHEVAL_EXPORT extern const BhevalBackend bheval_backend;

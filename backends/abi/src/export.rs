@@ -5,7 +5,8 @@ use std::ffi::c_void;
 use crate::growth::is_whole;
 use crate::{
     Backend, Dtype, FEATURE_FOREST, Failure, Forest, ForestView, Kind, LOGITS_EXTENSION, Logits, LogitsTable,
-    MAJOR, MINOR, Message, ModelInfo, OpenOptions, RawModel, Scores, Status, Text, guard,
+    MAJOR, MASKED_EXTENSION, MINOR, Masked, MaskedTable, MaskedView, Message, ModelInfo, OpenOptions,
+    RawModel, Scores, Status, Text, guard,
 };
 
 /// What a model says of itself.
@@ -50,6 +51,8 @@ pub trait LanguageModel: Send + Sized + 'static {
     const FOREST: bool;
     /// The table of [`LOGITS_EXTENSION`], where the model offers logits: `Some(&logits_table::<Self>())`.
     const LOGITS: Option<&'static LogitsTable>;
+    /// The table of [`MASKED_EXTENSION`], where some of its models are masked: `Some(&masked_table::<Self>())`.
+    const MASKED: Option<&'static MaskedTable> = None;
 
     /// Opens a model.
     ///
@@ -72,6 +75,15 @@ pub trait LanguageModel: Send + Sized + 'static {
     /// [`Status::UNSUPPORTED`] unless the model offers it.
     fn logits(&mut self, _forest: ForestView<'_>, _out: &mut [f32]) -> Result<(), Failure> {
         Err(Failure::new(Status::UNSUPPORTED, "this backend offers no logits"))
+    }
+
+    /// Writes `ln p(target | sequence)` for each question about a masked model's sequences; returns how many tokens
+    /// were run through the network.
+    ///
+    /// # Errors
+    /// [`Status::UNSUPPORTED`] unless the model is masked; else as [`LanguageModel::score`].
+    fn masked(&mut self, _batch: MaskedView<'_>, _log_prob: &mut [f32]) -> Result<u64, Failure> {
+        Err(Failure::new(Status::UNSUPPORTED, "this model is not a masked one"))
     }
 }
 
@@ -97,6 +109,12 @@ pub const fn backend<M: LanguageModel>() -> Backend {
 #[must_use]
 pub const fn logits_table<M: LanguageModel>() -> LogitsTable {
     LogitsTable { size: size_of::<LogitsTable>(), logits: Some(logits::<M>) }
+}
+
+/// The masked table of a model type.
+#[must_use]
+pub const fn masked_table<M: LanguageModel>() -> MaskedTable {
+    MaskedTable { size: size_of::<MaskedTable>(), score: Some(masked::<M>) }
 }
 
 /// Exports a backend under [`crate::SYMBOL`]. Use it once, in the crate that builds as `cdylib`.
@@ -242,12 +260,40 @@ unsafe extern "C" fn logits<M: LanguageModel>(
     }
 }
 
+unsafe extern "C" fn masked<M: LanguageModel>(
+    model: *mut RawModel,
+    batch: *const Masked,
+    scores: *mut Scores,
+    message: *mut Message,
+) -> Status {
+    // SAFETY: as for `score`.
+    unsafe {
+        run::<M>(model, message, |model| {
+            let view = MaskedView::from_raw(batch)?;
+            if scores.is_null() || !is_whole(scores) {
+                return Err(Failure::input("there is no room for scores, or less than this version knows"));
+            }
+            let out = &mut *scores;
+            if out.len != view.position.len() {
+                return Err(Failure::input("the scores are not as many as the questions"));
+            }
+            out.fed = model.masked(view, floats(out.log_prob, out.len)?)?;
+            Ok(())
+        })
+    }
+}
+
 unsafe extern "C" fn extension<M: LanguageModel>(id: Text<'_>) -> *const c_void {
     // SAFETY: the host passes readable text.
-    match (unsafe { id.get() }, M::LOGITS) {
-        (Some(LOGITS_EXTENSION), Some(table)) => (&raw const *table).cast(),
+    match unsafe { id.get() } {
+        Some(LOGITS_EXTENSION) => table_or_null(M::LOGITS),
+        Some(MASKED_EXTENSION) => table_or_null(M::MASKED),
         _ => std::ptr::null(),
     }
+}
+
+fn table_or_null<T>(table: Option<&'static T>) -> *const c_void {
+    table.map_or(std::ptr::null(), |table| (&raw const *table).cast())
 }
 
 /// Runs a call on a model under the guard; a panic leaves the model unusable.

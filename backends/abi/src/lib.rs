@@ -22,13 +22,15 @@ mod failure;
 mod forest;
 mod growth;
 mod logits;
+mod masked;
 mod table;
 mod text;
 
-pub use export::{Info, LanguageModel, Opening, backend, logits_table};
+pub use export::{Info, LanguageModel, Opening, backend, logits_table, masked_table};
 pub use failure::{Failure, Message, Status, guard};
 pub use forest::{Forest, ForestView, NO_PARENT, Scores};
 pub use logits::{LOGITS_EXTENSION, Logits, LogitsTable};
+pub use masked::{MASKED_EXTENSION, Masked, MaskedTable, MaskedView};
 pub use table::{
     Backend, Dtype, FEATURE_FOREST, Kind, MAJOR, MINOR, ModelInfo, OpenOptions, RawModel, SYMBOL,
 };

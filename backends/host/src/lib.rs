@@ -9,6 +9,7 @@ mod error;
 mod flat;
 mod forest;
 mod library;
+mod masked;
 mod model;
 mod search;
 
@@ -16,5 +17,6 @@ pub use bheval_abi::{Backend, Dtype, FEATURE_FOREST, Kind, Status};
 pub use error::Error;
 pub use forest::Forest;
 pub use library::{Library, Origin};
+pub use masked::MaskedBatch;
 pub use model::{Model, ModelInfo, ModelOptions, Route, Scored};
 pub use search::{file_name, plugin_folders, plugins_in};

@@ -206,8 +206,16 @@ impl Model {
         Ok(Scored { log_prob, fed })
     }
 
+    pub(crate) fn raw(&self) -> *mut RawModel {
+        self.raw.as_ptr()
+    }
+
     /// Makes a call on the model, unless an earlier one panicked.
-    fn run(&mut self, action: &'static str, f: impl FnOnce(*mut Message) -> Status) -> Result<(), Error> {
+    pub(crate) fn run(
+        &mut self,
+        action: &'static str,
+        f: impl FnOnce(*mut Message) -> Status,
+    ) -> Result<(), Error> {
         if self.panicked {
             let text = "it panicked in an earlier call on this model; open the model again".to_owned();
             return Err(refused(&self.library, action, Status::PANIC, text));
@@ -218,7 +226,7 @@ impl Model {
     }
 
     fn check(&self, forest: &Forest, scored: &Scored) -> Result<(), Error> {
-        let wrong = |&i: &usize| !(scored.log_prob[i].is_finite() && scored.log_prob[i] <= ABOVE_ZERO);
+        let wrong = |&i: &usize| !is_log_prob(scored.log_prob[i]);
         match forest.wanted().find(wrong) {
             None => Ok(()),
             Some(i) => Err(bad_answer(
@@ -263,6 +271,11 @@ impl Drop for Model {
     }
 }
 
+/// Whether a value can be a log-probability: finite, and at most a rounding error above 0.
+pub(crate) fn is_log_prob(value: f32) -> bool {
+    value.is_finite() && value <= ABOVE_ZERO
+}
+
 fn raw_forest(forest: &Forest) -> RawForest {
     RawForest {
         size: size_of::<RawForest>(),
@@ -303,11 +316,11 @@ fn call(
     Err(refused(library, action, status, text))
 }
 
-fn refused(library: &Library, action: &'static str, status: Status, text: String) -> Error {
+pub(crate) fn refused(library: &Library, action: &'static str, status: Status, text: String) -> Error {
     Error::Refused { backend: library.name().to_owned(), action, status, text }
 }
 
-fn bad_answer(library: &Library, text: &str) -> Error {
+pub(crate) fn bad_answer(library: &Library, text: &str) -> Error {
     Error::BadAnswer { backend: library.name().to_owned(), text: text.to_owned() }
 }
 
