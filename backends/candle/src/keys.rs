@@ -8,6 +8,9 @@ use serde_json::{Map, Value};
 use crate::kernels::activation::Activation;
 use crate::ops::attention::Heads;
 
+/// Channels of a head, at most: no memory is taken on a file's word alone.
+const WIDEST_HEAD: usize = 1 << 14;
+
 /// The keys of one file. A key that is `null` counts as absent.
 pub(crate) struct Keys<'a> {
     pub(crate) file: &'a Path,
@@ -116,7 +119,13 @@ impl<'a> Keys<'a> {
         if !heads.is_multiple_of(kv) {
             return Err(self.wrong(&format!("`{count}` {heads} is not a multiple of `{shared}` {kv}")));
         }
-        Ok(Heads { count: heads, shared: kv, dim: dim.unwrap_or(width / heads) })
+        let dim = dim.unwrap_or(width / heads);
+        if dim > WIDEST_HEAD {
+            return Err(
+                self.wrong(&format!("a head of {dim} channels is beyond any model's ({WIDEST_HEAD})"))
+            );
+        }
+        Ok(Heads { count: heads, shared: kv, dim })
     }
 
     /// The keys of an object inside this one, or none.

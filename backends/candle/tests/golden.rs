@@ -9,7 +9,8 @@ use bheval_candle::models::hgrn2::{Form, Hgrn2Weights, Output};
 use bheval_candle::ops::gla::Chunks;
 use candle_core::{D, DType, Tensor};
 use support::{
-    CAUSAL, HGRN2S, MASKED, OwnedForest, Sentence, golden, golden_tensors, open, score, sentences,
+    CAUSAL, HGRN2S, MASKED, OwnedForest, Sentence, golden, golden_tensors, masked_rows, open, score,
+    sentences,
 };
 
 /// Largest errors seen.
@@ -134,7 +135,6 @@ fn the_forest_logits_agree_with_the_peer() {
 fn masked_models_agree_with_the_peer() {
     for model in MASKED {
         let (mut opened, tensors) = (open(&golden(model), 2), golden_tensors(model));
-        let vocab = opened.info().vocab;
         let mut errors = Errors::default();
         for sentence in sentences(model) {
             // One copy for each position but the first and last, masked there and read there.
@@ -159,7 +159,7 @@ fn masked_models_agree_with_the_peer() {
         for i in [0, 1, 9, 10] {
             let ids = &sentences(model)[i].ids;
             let logits = &tensors[&format!("logits.{i}")];
-            let worst = difference(&masked_rows(&mut opened, ids, vocab), &normalised(logits));
+            let worst = difference(&masked_rows(&mut opened, ids), &normalised(logits));
             println!("{model} rows.{i}: {worst:e}");
             assert!(worst <= 1e-4);
         }
@@ -171,17 +171,6 @@ fn mask_of(model: &str) -> u32 {
     let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     let ids = &value["special_ids"];
     ids["mask"].as_u64().or_else(|| ids["mask_token_id"].as_u64()).expect("the mask's id") as u32
-}
-
-/// `ln p` of every token of the vocabulary at every position of an unmasked sequence.
-fn masked_rows(opened: &mut support::Opened, ids: &[u32], vocab: u32) -> Tensor {
-    let asked = || (0..ids.len() as u32).flat_map(|at| (0..vocab).map(move |id| (at, id)));
-    let (position, target): (Vec<u32>, Vec<u32>) = asked().unzip();
-    let begin = [0, ids.len() as u32];
-    let view = MaskedView::new(ids, &begin, &position, &target).expect("well formed");
-    let mut log_prob = vec![f32::NAN; position.len()];
-    opened.masked(view, &mut log_prob).expect("scores");
-    Tensor::from_vec(log_prob, (ids.len(), vocab as usize), &candle_core::Device::Cpu).expect("a tensor")
 }
 
 fn normalised(logits: &Tensor) -> Tensor {

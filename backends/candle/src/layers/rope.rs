@@ -5,10 +5,10 @@ use bheval_abi::Failure;
 use crate::kernels::{Isa, Kernel, launch};
 use crate::keys::Keys;
 
-/// Cosines and sines for every position, `[context, pairs]` each, made in f64.
-#[derive(Debug)]
-pub struct Rope {
-    pairs: usize,
+/// Cosines and sines for the positions met so far, `[positions, pairs]` each, made in f64. They grow with the texts: a
+/// model may promise more positions than any text has.
+#[derive(Default, Debug)]
+pub struct Rotations {
     cos: Vec<f32>,
     sin: Vec<f32>,
 }
@@ -169,15 +169,14 @@ impl Yarn {
     }
 }
 
-impl Rope {
-    /// Tables for the positions below `context`.
-    #[must_use]
-    pub fn new(frequencies: &Frequencies, context: usize) -> Self {
-        let angles = || (0..context).flat_map(|t| frequencies.inverse.iter().map(move |f| t as f64 * f));
-        Self {
-            pairs: frequencies.inverse.len(),
-            cos: angles().map(|a| (a.cos() * frequencies.factor) as f32).collect(),
-            sin: angles().map(|a| (a.sin() * frequencies.factor) as f32).collect(),
+impl Rotations {
+    /// Makes sure of the positions below `positions`.
+    pub fn cover(&mut self, frequencies: &Frequencies, positions: usize) {
+        let pairs = frequencies.inverse.len();
+        for t in self.cos.len() / pairs.max(1)..positions {
+            let angles = || frequencies.inverse.iter().map(move |f| t as f64 * f);
+            self.cos.extend(angles().map(|a| (a.cos() * frequencies.factor) as f32));
+            self.sin.extend(angles().map(|a| (a.sin() * frequencies.factor) as f32));
         }
     }
 
@@ -185,9 +184,9 @@ impl Rope {
     /// `j + pairs`.
     ///
     /// # Panics
-    /// If the position is beyond the tables.
-    pub fn rotate(&self, isa: Isa, dim: usize, position: usize, row: &mut [f32]) {
-        let at = position * self.pairs..(position + 1) * self.pairs;
+    /// If the position is not covered.
+    pub fn rotate(&self, isa: Isa, (dim, pairs): (usize, usize), position: usize, row: &mut [f32]) {
+        let at = position * pairs..(position + 1) * pairs;
         launch(isa, Rotate { dim, cos: &self.cos[at.clone()], sin: &self.sin[at], row });
     }
 }
@@ -264,9 +263,12 @@ mod tests {
 
     #[test]
     fn a_rotation_turns_pairs_and_leaves_the_rest() {
-        let rope = Rope::new(&Frequencies { inverse: vec![std::f64::consts::FRAC_PI_2], factor: 1.0 }, 2);
+        let quarter = Frequencies { inverse: vec![std::f64::consts::FRAC_PI_2], factor: 1.0 };
+        let mut rope = Rotations::default();
+        rope.cover(&quarter, 1);
+        rope.cover(&quarter, 2);
         let mut row = [1.0, 0.0, 7.0, 0.0, 2.0, 8.0];
-        rope.rotate(Isa::best(), 3, 1, &mut row);
+        rope.rotate(Isa::best(), (3, 1), 1, &mut row);
         let exact = [0.0, 1.0, 7.0, -2.0, 0.0, 8.0];
         assert!(row.iter().zip(exact).all(|(a, b): (&f32, f32)| (a - b).abs() < 1e-6), "{row:?}");
     }

@@ -13,7 +13,7 @@ use crate::kernels::gemm::Store;
 use crate::layers::linear::Linear;
 use crate::layers::mlp::Mlp;
 use crate::layers::norm::Norm;
-use crate::layers::rope::Rope;
+use crate::layers::rope::{Frequencies, Rotations};
 use crate::masked::Encoder;
 use crate::ops::attention::{Heads, Seen, attend};
 use crate::ops::forest::Walk;
@@ -157,7 +157,7 @@ pub struct Transformer {
     /// How a row splits into heads.
     pub heads: Heads,
     /// Rotary positions, where the model has them.
-    pub rope: Option<Rope>,
+    pub rope: Option<Frequencies>,
     /// What stands before the head.
     pub finish: Finish,
     /// The head.
@@ -171,6 +171,7 @@ pub struct Space {
     k: Vec<f32>,
     v: Vec<f32>,
     o: Vec<f32>,
+    rotations: Rotations,
 }
 
 /// Room of one thread.
@@ -183,11 +184,12 @@ struct Scratch {
     seen: Vec<u32>,
 }
 
-/// A block of rows of queries, keys and values.
+/// A block of rows of queries, keys and values, and what to rotate them with.
 struct Projected<'a> {
     q: &'a mut [f32],
     k: &'a mut [f32],
     v: &'a mut [f32],
+    rotations: &'a Rotations,
 }
 
 /// Rows with their tokens and positions.
@@ -212,6 +214,10 @@ impl Transformer {
         space.o.resize(rows * self.heads.queries(), 0.0);
         space.k.resize(rows * self.heads.keys(), 0.0);
         space.v.resize(rows * self.heads.keys(), 0.0);
+        if let Some(frequencies) = &self.rope {
+            let last = tokens.positions.iter().max().map_or(0, |&p| p as usize + 1);
+            space.rotations.cover(frequencies, last);
+        }
         for l in 0..=self.blocks.len() {
             self.advance(isa, l, tokens, space, h);
             if let Some(block) = self.blocks.get(l) {
@@ -223,7 +229,7 @@ impl Transformer {
     /// From one attention to the next, block of rows by block of rows: the rest of layer `l - 1`, or the embedding, then
     /// the projections of layer `l`, if there is one.
     fn advance(&self, isa: Isa, l: usize, tokens: Tokens<'_>, space: &mut Space, h: &mut [f32]) {
-        let Space { q, k, v, o } = space;
+        let Space { q, k, v, o, rotations } = space;
         let (wide, narrow) = (BLOCK_ROWS * self.heads.queries(), BLOCK_ROWS * self.heads.keys());
         let parts = (q.par_chunks_mut(wide), k.par_chunks_mut(narrow), v.par_chunks_mut(narrow));
         let rows = (tokens.ids.par_chunks(BLOCK_ROWS), tokens.positions.par_chunks(BLOCK_ROWS));
@@ -234,7 +240,7 @@ impl Transformer {
                 Some(done) => self.rest(isa, &self.blocks[done], o, h, s),
             }
             if let Some(block) = self.blocks.get(l) {
-                self.project(isa, block, h, positions, Projected { q, k, v }, s);
+                self.project(isa, block, (h, positions), Projected { q, k, v, rotations }, s);
             }
         });
     }
@@ -244,8 +250,7 @@ impl Transformer {
         &self,
         isa: Isa,
         block: &Block,
-        h: &[f32],
-        positions: &[u32],
+        (h, positions): (&[f32], &[u32]),
         out: Projected<'_>,
         s: &mut Scratch,
     ) {
@@ -266,8 +271,9 @@ impl Transformer {
             k.copy_from_slice(&row[wide..wide + narrow]);
             out.v[i * narrow..][..narrow].copy_from_slice(&row[wide + narrow..]);
             if let Some(rope) = &self.rope {
-                rope.rotate(isa, self.heads.dim, position as usize, q);
-                rope.rotate(isa, self.heads.dim, position as usize, k);
+                let head = (self.heads.dim, rope.inverse.len());
+                out.rotations.rotate(isa, head, position as usize, q);
+                out.rotations.rotate(isa, head, position as usize, k);
             }
         }
     }
@@ -279,7 +285,7 @@ impl Transformer {
         seen: &(dyn Fn(u32, &mut Vec<u32>) + Sync),
         space: &mut Space,
     ) {
-        let Space { q, k, v, o } = space;
+        let Space { q, k, v, o, .. } = space;
         let (width, rows) = (self.heads.queries(), Seen { k, v });
         let blocks = (o.par_chunks_mut(ATTENTION_ROWS * width), q.par_chunks(ATTENTION_ROWS * width));
         blocks.into_par_iter().enumerate().for_each_init(Scratch::default, |s, (block_index, (o, q))| {

@@ -10,7 +10,7 @@ use crate::keys::Keys;
 use crate::layers::linear::Linear;
 use crate::layers::mlp::Mlp;
 use crate::layers::norm::Norm;
-use crate::layers::rope::{Frequencies, Rope};
+use crate::layers::rope::Frequencies;
 use crate::layers::transformer::{Arrangement, Block, Embedding, Finish, Transformer};
 use crate::ops::attention::Heads;
 use crate::weights::{Weights, floats};
@@ -86,7 +86,7 @@ pub(crate) fn load(keys: &Keys<'_>, weights: &mut Weights) -> Result<Transformer
         blocks,
         arrangement: if c.parallel { Arrangement::Parallel } else { Arrangement::PreNorm },
         heads: c.heads,
-        rope: Some(Rope::new(&c.frequencies, c.context)),
+        rope: Some(c.frequencies.clone()),
         finish: Finish { norm: Some(norm), ..Finish::default() },
         head: Head::new(c.width, &floats(&head)?),
     })

@@ -176,6 +176,18 @@ pub(crate) fn score(model: &mut Opened, forest: &OwnedForest) -> Vec<f32> {
     log_prob
 }
 
+/// `ln p` of every token of the vocabulary at every position of an unmasked sequence.
+pub(crate) fn masked_rows(opened: &mut Opened, ids: &[u32]) -> Tensor {
+    let vocab = opened.info().vocab;
+    let asked = || (0..ids.len() as u32).flat_map(|at| (0..vocab).map(move |id| (at, id)));
+    let (position, target): (Vec<u32>, Vec<u32>) = asked().unzip();
+    let begin = [0, ids.len() as u32];
+    let view = MaskedView::new(ids, &begin, &position, &target).expect("well formed");
+    let mut log_prob = vec![f32::NAN; position.len()];
+    opened.masked(view, &mut log_prob).expect("scores");
+    Tensor::from_vec(log_prob, (ids.len(), vocab as usize), &Device::Cpu).expect("a tensor")
+}
+
 /// A source of numbers for shuffles and random forests: SplitMix64.
 pub(crate) struct Numbers(pub(crate) u64);
 
