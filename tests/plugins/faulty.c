@@ -248,8 +248,8 @@ static BhevalStatus score(BhevalModel *model, const BhevalForest *forest, Bheval
         return failed(message, BHEVAL_STATUS_EXHAUSTED, "too many nodes");
     if (is(model, "hungry") && forest->len == NODES) {
         static char *hoard;
-        hoard = realloc(hoard, 120 << 20);
-        memset(hoard, 1, 120 << 20);
+        hoard = realloc(hoard, 200 << 20);
+        memset(hoard, 1, 200 << 20);
     }
     if (is(model, "leak-calls")) memset(malloc(1 << 15), 1, 1 << 15);
     model->calls++;

@@ -116,6 +116,61 @@ fn both_templates_score_text_alike() {
     assert!((first - expected).abs() < 1e-6, "{first}, {expected}");
 }
 
+/// The first block of the how-to in a language, after a heading.
+fn block(how_to: &str, heading: &str, language: &str) -> String {
+    let chapter = how_to.split_once(&format!("\n## {heading}\n")).expect("the chapter is there").1;
+    let block = chapter.split_once(&format!("\n```{language}\n")).expect("the block is there").1;
+    block.split_once("\n```").expect("the block ends").0.to_owned() + "\n"
+}
+
+/// Runs lines of the how-to in a folder that has the clone beside it.
+fn follow(bheval: &Bheval, folder: &str, lines: &str) -> Ran {
+    let program = Path::new(env!("CARGO_BIN_EXE_bheval")).parent().expect("a folder");
+    let path = std::env::var("PATH").expect("a path of programs");
+    let mut command = Command::new("sh");
+    command.args(["-ec", lines]).current_dir(bheval.path(folder)).env("CARGO_NET_OFFLINE", "true");
+    command.env("PATH", format!("{}:{path}", program.display())).env_remove("CARGO_TARGET_DIR");
+    ran(&command.output().expect("a shell"))
+}
+
+/// The clone, where the how-to says that it lies.
+fn beside(bheval: &Bheval) -> String {
+    let clone = repository("").canonicalize().expect("a path");
+    std::os::unix::fs::symlink(clone, bheval.path("bheval")).expect("linked");
+    std::fs::read_to_string(repository("docs/write-a-backend.md")).expect("the how-to")
+}
+
+#[test]
+fn the_how_to_leads_from_an_empty_folder_to_a_backend_in_c() {
+    let bheval = Bheval::new();
+    let how_to = beside(&bheval);
+    let said = follow(&bheval, "", &block(&how_to, "In C", "sh")).done().stdout;
+    assert!(said.contains(" 0 failed, 2 skipped") && said.contains(",cat,"), "{said}");
+}
+
+#[test]
+fn the_how_to_leads_from_an_empty_folder_to_a_backend_in_rust() {
+    let bheval = Bheval::new();
+    let how_to = beside(&bheval);
+    let chapter = "In Rust";
+    follow(&bheval, "", &block(&how_to, chapter, "sh")).done();
+    let head = bheval.read("mine/Cargo.toml").replace("[dependencies]\n", "");
+    bheval.write("mine/Cargo.toml", head + &block(&how_to, chapter, "toml"));
+    bheval.write("mine/src/lib.rs", block(&how_to, chapter, "rust"));
+    let after = how_to.split_once("bheval_abi::export!(Unigram);").expect("the example ends").1;
+    let last = block(&format!("\n## Last\n{after}"), "Last", "sh");
+    let said = follow(&bheval, "mine", &last).done().stdout;
+    assert!(said.contains(" 0 failed, 3 skipped"), "{said}");
+}
+
+#[test]
+fn the_how_to_names_every_check() {
+    let how_to = std::fs::read_to_string(repository("docs/write-a-backend.md")).expect("the how-to");
+    for name in checks() {
+        assert!(how_to.contains(&format!("`{name}`")), "{name}");
+    }
+}
+
 /// Each fault of `tests/plugins/faulty.c`, and the checks that must fail, no more and no fewer. Where there are several,
 /// the fault is about what each of them asks.
 const FAULTS: &[(&str, &[&str])] = &[
@@ -211,17 +266,19 @@ fn every_fault_fails_the_checks_that_are_there_for_it_and_no_other() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// The names of all checks.
+fn checks() -> BTreeSet<String> {
+    let listed = Bheval::new().run(&["verify", "--list"]).done().stdout;
+    let cell = |line: &str| Some(line.strip_prefix('│')?.split('┆').next()?.trim().to_owned());
+    let names: BTreeSet<_> = listed.lines().filter_map(cell).filter(|name| name != "check").collect();
+    assert!(names.len() > 30, "{listed}");
+    names
+}
+
 /// Each check fails for some fault, or the suite could not fail there.
 #[test]
 fn every_check_has_a_fault() {
-    let bheval = Bheval::new();
-    let listed = ran(&bheval.command().args(["verify", "--list"]).output().expect("starts")).done().stdout;
-    let names = listed
-        .lines()
-        .filter_map(|line| line.split('│').nth(1))
-        .map(|cell| cell.split('┆').next().unwrap_or_default().trim().to_owned());
-    let names: BTreeSet<_> = names.filter(|name| !name.is_empty() && name != "check").collect();
-    assert!(names.len() > 30, "{listed}");
+    let names = checks();
     // Two faults are chosen by a variable, and one ends everything: see the tests below.
     let elsewhere = ["extensions", "opens"];
     let faulted: BTreeSet<_> = FAULTS.iter().flat_map(|(_, checks)| *checks).chain(&elsewhere).collect();

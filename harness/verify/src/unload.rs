@@ -27,7 +27,11 @@ pub fn unload(library: &Path, model: &str, threads: u32, dtype: Dtype, memory: u
             Ok(loaded) => loaded,
             Err(error) => return Verdict::failed(format!("it could not be loaded again: {error}")),
         };
-        if let Err(answer) = use_once(&loaded, model, threads, dtype, memory) {
+        // In a thread that ends: the system keeps a library while a thread's own data has destructors in it.
+        let used = std::thread::scope(|scope| {
+            scope.spawn(|| use_once(&loaded, model, threads, dtype, memory)).join()
+        });
+        if let Err(answer) = used.expect("the calls do not panic on this side") {
             let text = format!("a model of the library, loaded again, was refused: {:?}", answer.sentence);
             return Verdict::failed(text);
         }

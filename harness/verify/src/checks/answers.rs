@@ -25,6 +25,9 @@ const CONTEXT: usize = 256;
 /// vocabulary.
 const FED: usize = 1 << 16;
 
+/// What a call may take beyond twice the memory it was planned for: blocks of a least size, and what allocators keep.
+const ALLOWANCE: u64 = 128 << 20;
+
 /// More nodes are never sent in one call.
 const NODES: usize = 1 << 18;
 
@@ -222,7 +225,7 @@ pub(super) fn full_call(subject: &Subject) -> Finding {
     let Some(grown) = before.zip(peak()).map(|(before, after)| after.saturating_sub(before)) else {
         return Ok(format!("{call}; what it took was not measured, which is done on Linux only"));
     };
-    let most = 2 * subject.memory + (64 << 20);
+    let most = 2 * subject.memory + ALLOWANCE;
     if grown > most {
         return failed(format!(
             "{call} took {} MB, where the model was opened with `memory` {} MB",
