@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use bheval_tests::plugins::{compiled, compiled_from};
+use bheval_tests::plugins::{compiled, compiled_from, example};
 use serde_json::Value;
 
 use crate::kit::{Bheval, Ran, model, ran};
@@ -56,6 +56,14 @@ fn every_bundled_backend_passes() {
             assert!(passed.iter().any(|(passed, _)| passed == name), "{backend} with {folder}: {name}");
         }
     }
+}
+
+/// As a library of its own it has threads to end, and can be unloaded.
+#[test]
+fn a_bundled_backend_passes_as_a_plugin() {
+    let library = example("bheval-candle", "hgrn2");
+    let ran = verify(&Bheval::new(), library.to_str().expect("UTF-8"), &model("hgrn2"), &["--json"]);
+    passes(&ran, &OF_MASKED);
 }
 
 /// Checks about masked models say nothing about causal ones.
@@ -323,6 +331,29 @@ fn a_crash_is_told_with_its_signal_and_the_others_go_on() {
     ] {
         let evidence = evidence(fault, check);
         parts.iter().for_each(|part| assert!(evidence.contains(part), "{fault}: {evidence}"));
+    }
+}
+
+#[test]
+fn a_panic_fails_its_check_inside_the_guard_and_outside_of_it() {
+    let bheval = Bheval::new();
+    let library = example("bheval-tests", "careless");
+    let failed = |name: &str| {
+        bheval.write(&format!("{name}/model"), "");
+        ended(
+            &results(&verify(&bheval, library.to_str().expect("UTF-8"), &bheval.path(name), &["--json"])),
+            "failed",
+        )
+    };
+    let contained = failed("contained");
+    let names: Vec<_> = contained.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["token-range", "hostile"], "{contained:#?}");
+    assert!(contained[0].1.contains("as `panic`") && contained[0].1.contains("index out of bounds"));
+    let uncaught = failed("uncaught");
+    assert_eq!(uncaught.len(), 1, "{uncaught:#?}");
+    assert_eq!(uncaught[0].0, "context-limit");
+    for part in ["SIGABRT", "last words", "cannot unwind"] {
+        assert!(uncaught[0].1.contains(part), "{uncaught:#?}");
     }
 }
 

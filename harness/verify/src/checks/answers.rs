@@ -4,7 +4,7 @@ use bheval_abi::{Kind, NO_PARENT};
 
 use crate::ask::Batch;
 use crate::corpus::{corpus, longest, shown};
-use crate::memory::{peak, resident};
+use crate::memory::Memory;
 use crate::random::Random;
 use crate::raw::{Info, Opened, UNTOUCHED};
 use crate::subject::Subject;
@@ -212,7 +212,7 @@ pub(super) fn full_call(subject: &Subject) -> Finding {
         sequences.push(random.tokens(nodes % len, opened.info.vocab));
     }
     opened.ask(&sequences[..1])?;
-    let before = resident();
+    let before = Memory::now();
     let values = if opened.info.kind == Kind::MASKED {
         opened.ask(&sequences)?
     } else {
@@ -222,7 +222,7 @@ pub(super) fn full_call(subject: &Subject) -> Finding {
         return failed(format!("a call of {nodes} nodes has values that are not finite"));
     }
     let call = format!("{nodes} nodes in one call (`nodes` is {promised})");
-    let Some(grown) = before.zip(peak()).map(|(before, after)| after.saturating_sub(before)) else {
+    let Some(grown) = before.and_then(|before| before.grown()) else {
         return Ok(format!("{call}; what it took was not measured, which is done on Linux only"));
     };
     let most = 2 * subject.memory + ALLOWANCE;
