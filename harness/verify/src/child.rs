@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Check, EXIT, Verdict};
 
-/// Most of what a child said that is shown.
-const SAID: u64 = 600;
+/// Characters that are shown of what a child said first: what went wrong. A backtrace may follow.
+const FIRST: usize = 1200;
+/// Characters that are shown of what it said last.
+const LAST: usize = 200;
 
 /// What a child reports of its check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,7 +79,7 @@ pub struct Ended {
     pub report: Option<Report>,
     /// How its process ended.
     pub end: End,
-    /// The end of what it, or the backend, said on stdout and stderr.
+    /// The beginning and the end of what it, or the backend, said on stdout and stderr.
     pub said: String,
 }
 
@@ -90,7 +92,7 @@ pub fn run(mut command: Command, report: &Path, limit: Duration) -> io::Result<E
     command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said.try_clone()?);
     let end = wait(command.spawn()?, limit)?;
     let bytes = std::fs::read(report).unwrap_or_default();
-    Ok(Ended { report: serde_json::from_slice(&bytes).ok(), end, said: tail(&mut said)? })
+    Ok(Ended { report: serde_json::from_slice(&bytes).ok(), end, said: shortened(&mut said)? })
 }
 
 fn wait(mut child: Child, limit: Duration) -> io::Result<End> {
@@ -118,12 +120,17 @@ fn end_of(status: ExitStatus) -> End {
     End::Code(status.code().unwrap_or(-1))
 }
 
-fn tail(file: &mut File) -> io::Result<String> {
-    let len = file.seek(io::SeekFrom::End(0))?;
-    file.seek(io::SeekFrom::Start(len.saturating_sub(SAID)))?;
+fn shortened(file: &mut File) -> io::Result<String> {
+    file.rewind()?;
     let mut bytes = Vec::new();
-    file.take(SAID).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
+    file.take(1 << 20).read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let text = text.trim();
+    if text.len() <= FIRST + LAST {
+        return Ok(text.to_owned());
+    }
+    let (head, tail) = (text.floor_char_boundary(FIRST), text.ceil_char_boundary(text.len() - LAST));
+    Ok(format!("{} ... {}", &text[..head], &text[tail..]))
 }
 
 /// The verdict of a check on what its child left. A report stands, whatever became of the process after it; that the
@@ -137,7 +144,7 @@ pub fn verdict(check: &Check, ended: &Ended) -> Verdict {
             let when = if report.is_some() { "after" } else { "before" };
             let mut text = format!("{}, {when} the check was done", ended.end);
             if !ended.said.is_empty() {
-                text += &format!("; its last words: {:?}", ended.said);
+                text += &format!("; it said: {:?}", ended.said);
             }
             Verdict::failed(format!("{text}. {}", check.advice))
         }
@@ -165,12 +172,23 @@ mod tests {
         r#"printf '{"verdict":{"outcome":"passed","evidence":"fine"},"library":null}' >"$1";"#;
 
     #[test]
-    fn a_crash_is_named_with_the_last_words() {
+    fn a_crash_is_named_with_what_was_said() {
         let verdict = judged("batch", "echo about to die >&2; kill -SEGV $$");
         assert_eq!(verdict.outcome, Outcome::Failed);
         for part in ["SIGSEGV", "before the check was done", "about to die"] {
             assert!(verdict.evidence.contains(part), "{}", verdict.evidence);
         }
+    }
+
+    #[test]
+    fn of_a_long_speech_beginning_and_end_are_kept() {
+        let ended = shell("echo first; seq 1 2000; echo last");
+        assert!(
+            ended.said.starts_with("first\n1\n2\n") && ended.said.ends_with("2000\nlast"),
+            "{}",
+            ended.said
+        );
+        assert!(ended.said.len() < 1500, "{}", ended.said.len());
     }
 
     #[test]
