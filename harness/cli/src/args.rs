@@ -218,6 +218,7 @@ pub(crate) struct BackendsArgs {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Each check runs in a process of its own, so a backend that crashes fails that check only.\n\
+                  Models are opened with 8 MB of scoring memory at most, to keep the largest call short.\n\
                   Exit codes: 0 nothing failed; 1 a check failed; 2 could not start."
 )]
 pub(crate) struct VerifyArgs {

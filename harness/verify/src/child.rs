@@ -156,16 +156,18 @@ mod tests {
     use super::*;
     use crate::Outcome;
 
-    fn shell(script: &str) -> Ended {
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn shell(script: &str, limit: Duration) -> Ended {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("report");
         let mut command = Command::new("sh");
         command.args(["-c", script, "sh"]).arg(&file);
-        run(command, &file, Duration::from_millis(700)).expect("a shell")
+        run(command, &file, limit).expect("a shell")
     }
 
     fn judged(name: &str, script: &str) -> Verdict {
-        verdict(Check::named(name).expect("a check"), &shell(script))
+        verdict(Check::named(name).expect("a check"), &shell(script, LONG))
     }
 
     const REPORT: &str =
@@ -182,7 +184,7 @@ mod tests {
 
     #[test]
     fn of_a_long_speech_beginning_and_end_are_kept() {
-        let ended = shell("echo first; seq 1 2000; echo last");
+        let ended = shell("echo first; seq 1 2000; echo last", LONG);
         assert!(
             ended.said.starts_with("first\n1\n2\n") && ended.said.ends_with("2000\nlast"),
             "{}",
@@ -193,8 +195,9 @@ mod tests {
 
     #[test]
     fn what_never_ends_is_stopped() {
-        let verdict = judged("batch", "sleep 60");
-        assert!(verdict.evidence.contains("did not end within 0.7 s"), "{}", verdict.evidence);
+        let ended = shell("exec sleep 60", Duration::from_millis(300));
+        let verdict = verdict(Check::named("batch").expect("a check"), &ended);
+        assert!(verdict.evidence.contains("did not end within 0.3 s"), "{}", verdict.evidence);
     }
 
     #[test]
