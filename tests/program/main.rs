@@ -8,3 +8,4 @@ mod plugins;
 mod resume;
 mod score;
 mod summary;
+mod verify;

@@ -147,7 +147,9 @@ impl Library {
         self.table().features & FEATURE_FOREST != 0
     }
 
-    pub(crate) fn table(&self) -> &Backend {
+    /// The table as it was checked: whole, and its open, close, describe and score are there.
+    #[must_use]
+    pub fn table(&self) -> &Backend {
         // SAFETY: checked to be whole when opened, and never unmapped.
         unsafe { &*self.inner.table }
     }

@@ -46,6 +46,8 @@ pub(crate) enum Command {
     Data(DataArgs),
     /// List the backends: linked ones and plugins
     Backends(BackendsArgs),
+    /// Check whether a backend keeps its contract; for those who write one
+    Verify(Box<VerifyArgs>),
 }
 
 /// A model and what runs it.
@@ -211,6 +213,40 @@ pub(crate) struct BackendsArgs {
     /// Machine-readable
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Each check runs in a process of its own, so a backend that crashes fails that check only.\n\
+                  Models are opened with 8 MB of scoring memory at most, to keep the largest call short.\n\
+                  Exit codes: 0 nothing failed; 1 a check failed; 2 could not start."
+)]
+pub(crate) struct VerifyArgs {
+    /// The backend: `auto`, a name, or the path of a plugin; the same as --backend
+    #[arg(value_name = "BACKEND", conflicts_with = "backend")]
+    pub(crate) subject: Option<String>,
+    #[command(flatten)]
+    pub(crate) model: Option<ModelArgs>,
+    /// Only these checks, by name
+    #[arg(long, value_name = "CHECK,...", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+    /// Seconds after which a check is stopped and has failed
+    #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) timeout: u64,
+    /// List the checks
+    #[arg(long, exclusive = true)]
+    pub(crate) list: bool,
+    /// Machine-readable
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Run this check in this process, and write what it found to --report
+    #[arg(long, hide = true, requires = "report")]
+    pub(crate) child: Option<String>,
+    #[arg(long, hide = true)]
+    pub(crate) report: Option<PathBuf>,
+    /// File of the library, for the check that loads it without the host
+    #[arg(long, hide = true)]
+    pub(crate) library: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
