@@ -46,6 +46,9 @@ pub(crate) enum Command {
     Data(DataArgs),
     /// List the backends: linked ones and plugins
     Backends(BackendsArgs),
+    /// The process that --isolate starts: it runs a backend for the one that started it
+    #[command(hide = true)]
+    Worker,
 }
 
 /// A model and what runs it.
@@ -72,6 +75,9 @@ pub(crate) struct ModelArgs {
     /// Memory that scoring may take beside the weights
     #[arg(long, default_value = "256M", value_name = "SIZE", value_parser = size)]
     pub(crate) memory: u64,
+    /// Run the backend in a process of its own: if it crashes, the items that it held are named and the run goes on
+    #[arg(long)]
+    pub(crate) isolate: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         Command::Tasks(args) => commands::tasks::run(&args),
         Command::Data(args) => commands::data::run(args),
         Command::Backends(args) => commands::backends::run(&args),
+        Command::Worker => commands::worker::run(),
     };
     match result {
         Ok(outcome) => outcome.into(),
