@@ -210,7 +210,7 @@ fn a_backend_that_dies_on_everything_ends_the_run_with_a_reason() {
     let crashing = Crashing::new();
     // Token 1 is BOS, which leads every sentence.
     let ran = crashing.eval("run", "segv 1", &["--isolate"]);
-    ran.refused(1, &["64 calls in a row ended so", "SIGSEGV"]);
+    ran.refused(1, &["128 calls in a row ended so", "SIGSEGV"]);
     assert!(!crashing.bheval.path("run/results.json").exists());
 }
 

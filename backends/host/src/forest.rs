@@ -36,6 +36,7 @@ impl Forest {
     }
 
     /// A forest from its arrays as they crossed a boundary, or `None` where they differ in length.
+    #[cfg(unix)]
     pub(crate) fn from_arrays(token: Vec<u32>, parent: Vec<u32>, wanted: Vec<u8>) -> Option<Self> {
         let alike = token.len() == parent.len() && token.len() == wanted.len();
         alike.then(|| Self { token, parent, wanted, children: HashMap::new() })

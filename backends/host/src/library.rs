@@ -62,7 +62,7 @@ enum Code {
     /// In this process.
     Here(Table),
     /// In a process of its own.
-    Worker(Workers),
+    Worker(Box<Workers>),
 }
 
 #[derive(Debug)]
@@ -172,7 +172,7 @@ impl Library {
             }
         };
         let (workers, Loaded { name, version, features }) = Workers::start(launch, source)?;
-        let inner = Inner { code: Code::Worker(workers), name, version, features, origin };
+        let inner = Inner { code: Code::Worker(Box::new(workers)), name, version, features, origin };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -206,6 +206,7 @@ impl Library {
         self.workers().is_some()
     }
 
+    #[cfg(unix)]
     pub(crate) fn features(&self) -> u64 {
         self.inner.features
     }

@@ -154,9 +154,9 @@ fn a_backend_that_dies_on_everything_is_not_asked_for_ever() {
     let mut model = open(&isolated(), "model").expect("opens");
     let bad = sentence(&[1, 668]);
     let deaths = (1..1000).take_while(|_| model.score(&bad, Route::Forest).expect_err("it dies").is_crash());
-    assert_eq!(deaths.count(), 63);
+    assert_eq!(deaths.count(), 127);
     let error = model.score(&bad, Route::Forest).expect_err("it dies").to_string();
-    assert!(error.contains("65 calls in a row"), "{error}");
+    assert!(error.contains("129 calls in a row"), "{error}");
     model.score(&sentence(&[1, 2]), Route::Forest).expect("what can be scored is, even so");
     assert!(model.score(&bad, Route::Forest).expect_err("it dies").is_crash(), "and the count begins anew");
 }

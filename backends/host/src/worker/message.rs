@@ -197,7 +197,7 @@ impl Reply {
 
 /// The bytes of a text that are sent.
 fn cut(text: &str) -> &[u8] {
-    text[..text.floor_char_boundary(TEXT)].as_bytes()
+    &text.as_bytes()[..text.floor_char_boundary(TEXT)]
 }
 
 fn info(frame: &mut Frame<'_, impl Read>) -> Result<ModelInfo, Fault> {

@@ -126,6 +126,7 @@ impl Process {
         let closed = Reply::read(&mut &self.stream, 0);
         if closed.is_ok() {
             self.wait(FAREWELL);
+            self.log.await_end();
         }
     }
 
@@ -234,10 +235,14 @@ impl Log {
         Ok(Self { tail, over })
     }
 
-    /// The last lines. Waits a moment for what is still on its way; a process that the worker forked may never end it.
-    fn last_lines(&self) -> String {
+    /// Waits a moment for what is still on its way. A process that the worker forked may keep it from ever ending.
+    fn await_end(&self) {
         // Either way it is over, or what came until now is what there is to show.
         let _ = self.over.recv_timeout(LOOK);
+    }
+
+    fn last_lines(&self) -> String {
+        self.await_end();
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         lines_of(&tail)
     }

@@ -10,9 +10,9 @@ use super::wire::Fault;
 use crate::model::Opened;
 use crate::{Error, Forest, Library, MaskedBatch, ModelInfo, ModelOptions, Scored, Source};
 
-/// So many calls in a row may end in a worker's death before the run does. Twice the halvings that single out one of
-/// 65,536 requests, and room for neighbours that are as bad.
-const PATIENCE: u32 = 64;
+/// So many calls in a row may end in a worker's death before the run does: 18 of them single out one of 65,536 requests,
+/// and each neighbour in the batch that is as bad takes three more.
+const PATIENCE: u32 = 128;
 /// Attempts to open the model again after a death.
 const ATTEMPTS: u32 = 3;
 

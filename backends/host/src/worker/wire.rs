@@ -241,16 +241,16 @@ mod tests {
 
     #[test]
     fn what_does_not_add_up_is_named() {
-        let refused =
-            |bytes: &[u8], read: &dyn Fn(&mut Frame<'_, &[u8]>) -> Result<(), Fault>, part: &str| {
-                let mut source = bytes;
-                let result = Frame::receive(&mut source).and_then(|mut frame| {
-                    read(&mut frame)?;
-                    frame.end()
-                });
-                let text = result.expect_err(part).to_string();
-                assert!(text.contains(part), "{text:?} does not say {part:?}");
-            };
+        type Reading = dyn Fn(&mut Frame<'_, &[u8]>) -> Result<(), Fault>;
+        let refused = |bytes: &[u8], read: &Reading, part: &str| {
+            let mut source = bytes;
+            let result = Frame::receive(&mut source).and_then(|mut frame| {
+                read(&mut frame)?;
+                frame.end()
+            });
+            let text = result.expect_err(part).to_string();
+            assert!(text.contains(part), "{text:?} does not say {part:?}");
+        };
         refused(b"bhw2000000000000", &|_| Ok(()), "lead no frame");
         refused(&by_hand(1, 3, b"abc"), &|_| Ok(()), "3 bytes too many");
         refused(&by_hand(1, 3, b"abc"), &|f| f.number().map(drop), "longer than its frame");
