@@ -2,6 +2,7 @@
 #![cfg(unix)]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::thread::sleep;
@@ -59,6 +60,11 @@ impl Crashing {
 
 /// A token that stands in a few items of the task only, and those items.
 fn rare_token() -> (u32, BTreeSet<String>) {
+    token_in(2..5)
+}
+
+/// A token that stands in so many items of the task, and those items.
+fn token_in(count: Range<usize>) -> (u32, BTreeSet<String>) {
     let tokenizer = Tokenizer::load_for(&model("hgrn2"), &model("hgrn2")).expect("a tokenizer");
     let encoder = Encoder::new(&tokenizer, "bheval".parse().expect("a protocol"));
     let folders = Folders::from_env(Some(bheval_tests::data()), true).expect("folders");
@@ -71,8 +77,8 @@ fn rare_token() -> (u32, BTreeSet<String>) {
             }
         }
     }
-    let rare = items.into_iter().find(|(_, items)| (2..5).contains(&items.len()));
-    rare.expect("a token that is rare in the task")
+    let found = items.into_iter().find(|(_, items)| count.contains(&items.len()));
+    found.expect("a token that is as rare in the task")
 }
 
 #[test]
@@ -149,6 +155,21 @@ fn a_crash_costs_the_items_that_cause_it_and_a_mended_backend_scores_them() {
         assert!(crashing.bheval.read(&format!("{kind}/records.jsonl")).starts_with(&records), "all was kept");
         crashing.same_as_whole(kind);
     }
+}
+
+/// More culprits in a row than a backend may have that never scored anything: this one has, in the first run.
+#[test]
+fn culprits_alone_are_asked_to_the_last_one() {
+    let crashing = Crashing::new();
+    let (token, culprits) = token_in(45..60);
+    let fault = format!("segv {token}");
+    for _ in 0..2 {
+        let ran = crashing.eval("run", &fault, &["--isolate"]);
+        ran.refused(1, &[&format!("{} items have no score", culprits.len())]);
+    }
+    let sessions = crashing.bheval.read("run/sessions.jsonl");
+    assert_eq!(sessions.lines().count(), 2, "both runs came to their end");
+    assert!(json_line(&sessions)["crashes"].as_u64().is_some_and(|n| n > 128), "{sessions}");
 }
 
 /// The item that an error's line names.

@@ -91,6 +91,9 @@ pub(crate) trait Opened: fmt::Debug + Send {
     fn crashes(&self) -> u64 {
         0
     }
+
+    /// Notes that the backend is known to work with this model.
+    fn trust(&mut self) {}
 }
 
 /// An opened model. Closed when dropped.
@@ -133,6 +136,12 @@ impl Model {
     #[must_use]
     pub fn crashes(&self) -> u64 {
         self.opened.crashes()
+    }
+
+    /// Notes that this backend has scored with this model before. The worker of an isolated one may then die more often
+    /// in a row before [`Error::is_crash`] says that asking again makes no sense.
+    pub fn trust(&mut self) {
+        self.opened.trust();
     }
 
     /// Log-probabilities of the wanted nodes.

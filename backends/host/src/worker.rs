@@ -10,6 +10,8 @@ mod message;
 #[cfg(unix)]
 mod process;
 #[cfg(unix)]
+mod refusal;
+#[cfg(unix)]
 mod remote;
 #[cfg(unix)]
 mod serve;

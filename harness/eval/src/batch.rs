@@ -30,6 +30,8 @@ pub(crate) struct Answered {
     pub(crate) fed: u64,
     /// The first death of a worker that held requests of this batch.
     pub(crate) crash: Option<Crash>,
+    /// Why the run ends with this batch, of which some records may be there.
+    pub(crate) ended: Option<Error>,
 }
 
 /// A worker's death, and what it held.
@@ -76,23 +78,25 @@ fn common_prefix(a: &[u32], b: &[u32]) -> usize {
 }
 
 /// Scores one batch, in halves where it does not go as a whole.
-pub(crate) fn answer(
-    model: &mut Model,
-    requests: &[Request],
-    batch: &[usize],
-    route: Route,
-) -> Result<Answered, Error> {
-    let (mut fed, mut crash) = (0, None);
-    let records = halving(batch, &mut |part| {
-        let scored = score_batch(model, requests, part, route);
-        if let Some(error) = scored.as_ref().err().filter(|error| error.is_crash()) {
+pub(crate) fn answer(model: &mut Model, requests: &[Request], batch: &[usize], route: Route) -> Answered {
+    let (mut fed, mut crash, mut scored) = (0, None, Vec::new());
+    let answers = halving(batch, &mut |part| {
+        let asked = score_batch(model, requests, part, route);
+        if let Some(error) = asked.as_ref().err().filter(|error| error.is_crash()) {
             crash.get_or_insert_with(|| Crash { error: error.clone(), requests: part.to_vec() });
         }
-        let (records, nodes) = scored?;
+        let (records, nodes) = asked?;
         fed += nodes;
+        scored.extend(part.iter().copied().zip(records.iter().copied().map(Ok)));
         Ok(records)
-    })?;
-    Ok(Answered { records: batch.iter().copied().zip(records).collect(), fed, crash })
+    });
+    match answers {
+        Ok(answers) => {
+            let records = batch.iter().copied().zip(answers).collect();
+            Answered { records, fed, crash, ended: None }
+        }
+        Err(error) => Answered { records: scored, fed, crash, ended: Some(error) },
+    }
 }
 
 /// Asks for a whole batch. Where one of its inputs is at fault, or there are too many of them, it is halved until that
@@ -163,8 +167,12 @@ pub fn score_all(
     let nodes = model.info().nodes;
     let mut records = vec![Record { log_prob: f64::NAN, tokens: 0 }; requests.len()];
     for batch in batches(requests, (0..requests.len()).collect(), order, size, nodes) {
-        for (index, record) in answer(model, requests, &batch, route)?.records {
+        let answered = answer(model, requests, &batch, route);
+        for (index, record) in answered.records {
             records[index] = record?;
+        }
+        if let Some(error) = answered.ended {
+            return Err(error);
         }
     }
     Ok(records)

@@ -100,6 +100,9 @@ fn score_pending(
 ) -> Result<Reported, Error> {
     let pending: Vec<usize> = (0..keys.len()).filter(|&i| store.get(&keys[i]).is_none()).collect();
     session.found = keys.len() - pending.len();
+    if session.found > 0 {
+        planned.model.trust();
+    }
     let mut done = session.found;
     let unscorable = planned.questions.unscorable.iter().take(FAILURES_SHOWN);
     let mut reported = Reported { failures: unscorable.cloned().collect(), crashes: Vec::new() };
@@ -107,7 +110,7 @@ fn score_pending(
     let requests = &planned.questions.requests;
     for batch in batches(requests, pending, Order::Sorted, size, planned.model.info().nodes) {
         let start = Instant::now();
-        let answered = answer(&mut planned.model, requests, &batch, planned.route)?;
+        let answered = answer(&mut planned.model, requests, &batch, planned.route);
         count(session, start.elapsed(), answered.fed);
         if let Some(crash) = answered.crash.filter(|_| reported.crashes.len() < FAILURES_SHOWN) {
             reported.crashes.push(held(&planned.tasks, &planned.questions, &crash));
@@ -128,6 +131,9 @@ fn score_pending(
             }
         }
         store.append(&records)?;
+        if let Some(error) = answered.ended {
+            return Err(error.into());
+        }
         done += batch.len();
         progress(Progress { done, total: keys.len() });
     }

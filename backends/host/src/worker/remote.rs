@@ -4,15 +4,18 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use super::message::{Loaded, Refusal, Reply, Request};
+use super::message::{Loaded, Reply, Request};
 use super::process::{Death, Launch, Process};
+use super::refusal::Refusal;
 use super::wire::Fault;
 use crate::model::Opened;
 use crate::{Error, Forest, Library, MaskedBatch, ModelInfo, ModelOptions, Scored, Source};
 
-/// So many calls in a row may end in a worker's death before the run does: 18 of them single out one of 65,536 requests,
-/// and each neighbour in the batch that is as bad takes three more.
-const PATIENCE: u32 = 128;
+/// So many calls in a row may end in a worker's death before asking again makes no sense: 18 of them single out one of
+/// 65,536 requests, and each neighbour in the batch that is as bad takes three more.
+const FIRST_PATIENCE: u32 = 128;
+/// The same for a backend that has scored something: it works, so a block of bad neighbours is the likelier reason.
+const PATIENCE: u32 = 4096;
 /// Attempts to open the model again after a death.
 const ATTEMPTS: u32 = 3;
 
@@ -121,6 +124,7 @@ pub(crate) struct Remote {
     process: Option<Process>,
     crashes: u64,
     in_a_row: u32,
+    patience: u32,
 }
 
 impl Remote {
@@ -128,8 +132,9 @@ impl Remote {
     pub(crate) fn open(library: &Library, options: &ModelOptions) -> Result<(Self, ModelInfo), Error> {
         let (process, info) = workers(library)?.open(options)?;
         let (library, options) = (library.clone(), options.clone());
+        let (process, patience) = (Some(process), FIRST_PATIENCE);
         let remote =
-            Self { library, options, info: info.clone(), process: Some(process), crashes: 0, in_a_row: 0 };
+            Self { library, options, info: info.clone(), process, crashes: 0, in_a_row: 0, patience };
         Ok((remote, info))
     }
 
@@ -154,6 +159,9 @@ impl Remote {
             Ok(answer) => {
                 self.process = Some(process);
                 self.in_a_row = 0;
+                if answer.is_ok() {
+                    self.trust();
+                }
                 answer
             }
             Err(fault) => Err(self.died(action, process.end(&fault))),
@@ -164,7 +172,7 @@ impl Remote {
         self.crashes += 1;
         self.in_a_row += 1;
         let (backend, in_a_row) = (self.library.name().to_owned(), self.in_a_row);
-        Error::Crashed { backend, action, how, said, in_a_row, again: in_a_row < PATIENCE }
+        Error::Crashed { backend, action, how, said, in_a_row, again: in_a_row < self.patience }
     }
 
     /// A new worker with the model open, which must be the one that it was.
@@ -218,6 +226,10 @@ impl Opened for Remote {
 
     fn crashes(&self) -> u64 {
         self.crashes
+    }
+
+    fn trust(&mut self) {
+        self.patience = PATIENCE;
     }
 }
 

@@ -9,7 +9,8 @@ use std::thread;
 
 use bheval_abi::Backend;
 
-use super::message::{Loaded, Refusal, Reply, Request};
+use super::message::{Loaded, Reply, Request};
+use super::refusal::Refusal;
 use super::wire::Fault;
 use crate::local::Local;
 use crate::model::Opened;
