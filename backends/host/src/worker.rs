@@ -1,9 +1,11 @@
 //! A backend in a process of its own, so that a fault of its code ends that process and not the harness.
 //!
 //! The harness and its worker talk over one Unix socket, in frames ([`wire`]) of requests and replies ([`message`]), one
-//! at a time. A socket, not shared memory: `examples/transport.rs` measures both, and what a call costs lies far below
-//! what its scoring costs, while memory that a broken backend can still write to would have to be copied before it is
-//! checked. The worker is the program itself, started anew ([`process`]); it becomes a worker by calling [`serve`].
+//! at a time. `examples/transport.rs` holds it against pipes and shared memory: on a loaded Zen 4 a forest of 65,536 nodes
+//! took 0.5 ms over the socket and 0.1 ms through shared memory, of which whole BLiMP needs 22. The difference, 10 ms of
+//! a run of seconds, does not buy memory that a broken backend still writes to while it is read, and a mapping whose
+//! size changes with each request. The worker is the program itself, started anew ([`process`]); it becomes a worker by
+//! calling [`serve`].
 
 #[cfg(unix)]
 mod message;

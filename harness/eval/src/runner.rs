@@ -140,14 +140,22 @@ fn score_pending(
     Ok(reported)
 }
 
-/// A worker's death with the items whose sentences it held.
+/// A worker's death with the first of the items whose sentences it held.
 fn held(tasks: &[(Selected, Loaded)], questions: &Questions, crash: &Crash) -> String {
+    let mut names: Vec<String> = Vec::new();
+    for name in crash.requests.iter().map(|&request| item_name(tasks, questions, request)) {
+        if names.contains(&name) {
+            continue;
+        }
+        if names.len() == HELD_SHOWN {
+            names.push("others".to_owned());
+            break;
+        }
+        names.push(name);
+    }
     let count = crash.requests.len();
-    let shown = crash.requests.iter().take(HELD_SHOWN);
-    let names: Vec<String> = shown.map(|&request| item_name(tasks, questions, request)).collect();
-    let more = if count > names.len() { format!(" and {} more", count - names.len()) } else { String::new() };
     let noun = if count == 1 { "sentence" } else { "sentences" };
-    format!("{}; it held {count} {noun}, of {}{more}", crash.error, names.join(", "))
+    format!("{}; it held {count} {noun}, of {}", crash.error, names.join(", "))
 }
 
 /// Id of the first item that needs a request.
