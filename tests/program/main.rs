@@ -3,6 +3,7 @@
 mod eval;
 mod faults;
 mod invariance;
+mod isolate;
 mod kit;
 mod plugins;
 mod resume;

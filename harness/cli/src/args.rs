@@ -48,6 +48,9 @@ pub(crate) enum Command {
     Backends(BackendsArgs),
     /// Check whether a backend keeps its contract; for those who write one
     Verify(Box<VerifyArgs>),
+    /// The process that --isolate starts: it runs a backend for the one that started it
+    #[command(hide = true)]
+    Worker,
 }
 
 /// A model and what runs it.
@@ -74,6 +77,9 @@ pub(crate) struct ModelArgs {
     /// Memory that scoring may take beside the weights
     #[arg(long, default_value = "256M", value_name = "SIZE", value_parser = size)]
     pub(crate) memory: u64,
+    /// Run the backend in a process of its own: if it crashes, the items that it held are named and the run goes on
+    #[arg(long)]
+    pub(crate) isolate: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -4,9 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use bheval_data::tokenizer::Tokenizer;
-use bheval_host::{Backend, Dtype, Kind, Library, Model, ModelInfo, ModelOptions, file_name, plugin_folders};
+use bheval_host::{
+    Backend, Dtype, Kind, Launch, Library, Model, ModelInfo, ModelOptions, Source, file_name, plugin_folders,
+};
 
 use crate::args::{DtypeArg, ModelArgs};
+use crate::commands::worker;
 
 /// The backends that are part of this binary.
 pub(crate) fn linked() -> Vec<&'static Backend> {
@@ -15,19 +18,33 @@ pub(crate) fn linked() -> Vec<&'static Backend> {
 
 /// The backend that `--backend` names for a model.
 pub(crate) fn find(args: &ModelArgs) -> anyhow::Result<Library> {
-    let typed = &args.backend;
+    let source = source(args)?;
+    if args.isolate {
+        return Ok(Library::isolated(&Launch::this_program(&worker::ARGS)?, &source)?);
+    }
+    match source {
+        Source::File { path, pin } => Ok(Library::open(&path, pin.as_deref())?),
+        Source::Linked(name) => linked_as(&name)?.with_context(|| format!("no backend `{name}` is linked")),
+    }
+}
+
+/// Where that backend is. No code of a plugin runs to find out.
+fn source(args: &ModelArgs) -> anyhow::Result<Source> {
+    let (typed, pin) = (&args.backend, args.backend_sha256.clone());
     if typed.contains(['/', '\\']) || typed.ends_with(std::env::consts::DLL_SUFFIX) {
-        return Ok(Library::open(Path::new(typed), args.backend_sha256.as_deref())?);
+        return Ok(Source::File { path: typed.into(), pin });
     }
     let name = if typed == "auto" { backend_of(architecture(&args.model)?)? } else { typed.clone() };
-    let pin = args.backend_sha256.as_deref();
-    if pin.is_some() && is_linked(&name)? {
-        bail!(
-            "`{name}` is part of bheval and has no file of its own to pin; leave --backend-sha256 out, or give --backend the path of a plugin"
-        );
+    if linked_as(&name)?.is_some() {
+        if pin.is_some() {
+            bail!(
+                "`{name}` is part of bheval and has no file of its own to pin; leave --backend-sha256 out, or give --backend the path of a plugin"
+            );
+        }
+        return Ok(Source::Linked(name));
     }
-    match named(&name, pin)? {
-        Some(library) => Ok(library),
+    match plugin_folders().into_iter().map(|folder| folder.join(file_name(&name))).find(|f| f.is_file()) {
+        Some(path) => Ok(Source::File { path, pin }),
         None if typed == "auto" => bail!(
             "{} is of architecture `{name}`, for which there is no backend; {}",
             args.model.display(),
@@ -42,20 +59,15 @@ pub(crate) fn find(args: &ModelArgs) -> anyhow::Result<Library> {
     }
 }
 
-fn named(name: &str, pin: Option<&str>) -> anyhow::Result<Option<Library>> {
+/// The linked backend of this name.
+fn linked_as(name: &str) -> anyhow::Result<Option<Library>> {
     for table in linked() {
         let library = Library::linked(table)?;
         if library.name() == name {
             return Ok(Some(library));
         }
     }
-    let file = plugin_folders().into_iter().map(|folder| folder.join(file_name(name))).find(|f| f.is_file());
-    Ok(file.map(|f| Library::open(&f, pin)).transpose()?)
-}
-
-fn is_linked(name: &str) -> anyhow::Result<bool> {
-    let names: Result<Vec<_>, _> = linked().into_iter().map(Library::linked).collect();
-    Ok(names?.iter().any(|library| library.name() == name))
+    Ok(None)
 }
 
 fn known() -> anyhow::Result<String> {

@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         Command::Data(args) => commands::data::run(args),
         Command::Backends(args) => commands::backends::run(&args),
         Command::Verify(args) => commands::verify::run(*args),
+        Command::Worker => commands::worker::run(),
     };
     match result {
         Ok(outcome) => outcome.into(),

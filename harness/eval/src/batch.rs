@@ -28,6 +28,16 @@ pub enum Order {
 pub(crate) struct Answered {
     pub(crate) records: Vec<(usize, Result<Record, Error>)>,
     pub(crate) fed: u64,
+    /// The first death of a worker that held requests of this batch.
+    pub(crate) crash: Option<Crash>,
+    /// Why the run ends with this batch, of which some records may be there.
+    pub(crate) ended: Option<Error>,
+}
+
+/// A worker's death, and what it held.
+pub(crate) struct Crash {
+    pub(crate) error: Error,
+    pub(crate) requests: Vec<usize>,
 }
 
 /// Cuts `pending` (indices into `requests`) into batches.
@@ -68,30 +78,45 @@ fn common_prefix(a: &[u32], b: &[u32]) -> usize {
 }
 
 /// Scores one batch, in halves where it does not go as a whole.
-pub(crate) fn answer(
-    model: &mut Model,
-    requests: &[Request],
-    batch: &[usize],
-    route: Route,
-) -> Result<Answered, Error> {
-    let mut fed = 0;
-    let records = halving(batch, &mut |part| {
-        let (records, nodes) = score_batch(model, requests, part, route)?;
+pub(crate) fn answer(model: &mut Model, requests: &[Request], batch: &[usize], route: Route) -> Answered {
+    let (mut fed, mut crash, mut scored) = (0, None, Vec::new());
+    let answers = halving(batch, &mut |part| {
+        let asked = score_batch(model, requests, part, route);
+        if let Some(error) = asked.as_ref().err().filter(|error| error.is_crash()) {
+            crash.get_or_insert_with(|| Crash { error: error.clone(), requests: part.to_vec() });
+        }
+        let (records, nodes) = asked?;
         fed += nodes;
+        scored.extend(part.iter().copied().zip(records.iter().copied().map(Ok)));
         Ok(records)
-    })?;
-    Ok(Answered { records: batch.iter().copied().zip(records).collect(), fed })
+    });
+    match answers {
+        Ok(answers) => {
+            let records = batch.iter().copied().zip(answers).collect();
+            Answered { records, fed, crash, ended: None }
+        }
+        Err(error) => Answered { records: scored, fed, crash, ended: Some(error) },
+    }
 }
 
 /// Asks for a whole batch. Where one of its inputs is at fault, or there are too many of them, it is halved until that
 /// input stands alone, so that its neighbours keep their answers. The outer error ends the run.
+///
+/// An input during which a worker died is asked for once more when it stands alone: a worker may also be ended from
+/// outside, and that is no fault of what it held.
 pub(crate) fn halving<I, R>(
     batch: &[I],
     ask: &mut impl FnMut(&[I]) -> Result<Vec<R>, Error>,
 ) -> Result<Vec<Result<R, Error>>, Error> {
-    match ask(batch) {
+    let asked = match ask(batch) {
+        Err(error) if batch.len() == 1 && error.is_crash() => ask(batch),
+        asked => asked,
+    };
+    match asked {
         Ok(answers) => Ok(answers.into_iter().map(Ok).collect()),
-        Err(error) if batch.len() == 1 && error.is_about_input() => Ok(vec![Err(error)]),
+        Err(error) if batch.len() == 1 && (error.is_about_input() || error.is_crash()) => {
+            Ok(vec![Err(error)])
+        }
         Err(error) if batch.len() > 1 && error.may_pass_in_part() => {
             let (left, right) = batch.split_at(batch.len() / 2);
             let mut answers = halving(left, ask)?;
@@ -142,8 +167,12 @@ pub fn score_all(
     let nodes = model.info().nodes;
     let mut records = vec![Record { log_prob: f64::NAN, tokens: 0 }; requests.len()];
     for batch in batches(requests, (0..requests.len()).collect(), order, size, nodes) {
-        for (index, record) in answer(model, requests, &batch, route)?.records {
+        let answered = answer(model, requests, &batch, route);
+        for (index, record) in answered.records {
             records[index] = record?;
+        }
+        if let Some(error) = answered.ended {
+            return Err(error);
         }
     }
     Ok(records)
@@ -193,6 +222,49 @@ mod tests {
         };
         assert!(halving(&[1, 2, 3], &mut ask).is_err());
         assert_eq!(calls, 1);
+    }
+
+    fn crashed(again: bool) -> Error {
+        let (how, said) = ("was killed by SIGSEGV".into(), String::new());
+        Error::Crashed { backend: "test".into(), action: "score", how, said, in_a_row: 1, again }
+    }
+
+    #[test]
+    fn a_crash_costs_its_culprit_alone_which_is_asked_twice() {
+        let mut alone = 0;
+        let mut ask = |part: &[u32]| {
+            alone += u32::from(part == [7]);
+            if part.contains(&7) { Err(crashed(true)) } else { Ok(part.to_vec()) }
+        };
+        let answers = halving(&[1, 2, 7, 4, 5], &mut ask).expect("no end of the run");
+        let found: Vec<Option<u32>> = answers.into_iter().map(Result::ok).collect();
+        assert_eq!((found, alone), (vec![Some(1), Some(2), None, Some(4), Some(5)], 2));
+    }
+
+    #[test]
+    fn a_crash_that_does_not_come_back_costs_nothing() {
+        for batch in [&[1, 2, 3][..], &[1]] {
+            let mut first = true;
+            let mut ask = |part: &[u32]| {
+                if std::mem::take(&mut first) { Err(crashed(true)) } else { Ok(part.to_vec()) }
+            };
+            let answers = halving(batch, &mut ask).expect("no end of the run");
+            let found: Vec<u32> = answers.into_iter().map(|answer| answer.expect("scored")).collect();
+            assert_eq!(found, batch);
+        }
+    }
+
+    #[test]
+    fn a_crash_that_is_one_too_many_ends_the_run_at_once() {
+        for batch in [&[1, 2, 3][..], &[1]] {
+            let mut calls = 0;
+            let mut ask = |_: &[u32]| -> Result<Vec<u32>, Error> {
+                calls += 1;
+                Err(crashed(false))
+            };
+            assert!(halving(batch, &mut ask).is_err());
+            assert_eq!(calls, 1);
+        }
     }
 
     proptest! {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bheval_tasks::{Loaded, Selected};
 use serde::Serialize;
 
-use crate::batch::{BatchSize, Order, answer, batches};
+use crate::batch::{BatchSize, Crash, Order, answer, batches};
 use crate::outcome::outcomes;
 use crate::store::{Record, Store, request_key};
 use crate::{Error, ItemOutcome, Planned, Questions, Summary, items_csv, results_json, summarise};
@@ -37,6 +37,8 @@ pub struct Session {
     pub tokens_fed: u64,
     /// Seconds spent in the backend.
     pub seconds_scoring: f64,
+    /// Worker processes of an isolated backend that died here.
+    pub crashes: u64,
 }
 
 /// A finished run.
@@ -52,10 +54,21 @@ pub struct Finished {
     pub session: Session,
     /// Failures, one sentence each, at most a few.
     pub failures: Vec<String>,
+    /// Deaths of worker processes and what they held, one sentence each, at most a few.
+    pub crashes: Vec<String>,
+}
+
+/// What went wrong on the way, in words.
+#[derive(Default)]
+struct Reported {
+    failures: Vec<String>,
+    crashes: Vec<String>,
 }
 
 /// Failures that are kept word for word; more are counted only.
 const FAILURES_SHOWN: usize = 10;
+/// Items that are named of those that a worker held when it died.
+const HELD_SHOWN: usize = 3;
 
 /// Runs a plan, from where its store stands to the published results.
 ///
@@ -70,9 +83,11 @@ pub fn run(
     let keys: Vec<String> =
         planned.questions.requests.iter().map(|r| request_key(&planned.plan.key, r)).collect();
     let mut session = Session { requests: keys.len(), dropped: store.dropped(), ..Session::default() };
-    let failures = score_pending(planned, store, &keys, size, &mut session, progress)?;
+    let before = planned.model.crashes();
+    let reported = score_pending(planned, store, &keys, size, &mut session, progress)?;
+    session.crashes = planned.model.crashes() - before;
     store.sync()?;
-    publish(planned, store, &keys, session, failures)
+    publish(planned, store, &keys, session, reported)
 }
 
 fn score_pending(
@@ -82,18 +97,24 @@ fn score_pending(
     size: BatchSize,
     session: &mut Session,
     progress: &mut dyn FnMut(Progress),
-) -> Result<Vec<String>, Error> {
+) -> Result<Reported, Error> {
     let pending: Vec<usize> = (0..keys.len()).filter(|&i| store.get(&keys[i]).is_none()).collect();
     session.found = keys.len() - pending.len();
+    if session.found > 0 {
+        planned.model.trust();
+    }
     let mut done = session.found;
-    let mut failures: Vec<String> =
-        planned.questions.unscorable.iter().take(FAILURES_SHOWN).cloned().collect();
+    let unscorable = planned.questions.unscorable.iter().take(FAILURES_SHOWN);
+    let mut reported = Reported { failures: unscorable.cloned().collect(), crashes: Vec::new() };
     progress(Progress { done, total: keys.len() });
     let requests = &planned.questions.requests;
     for batch in batches(requests, pending, Order::Sorted, size, planned.model.info().nodes) {
         let start = Instant::now();
-        let answered = answer(&mut planned.model, requests, &batch, planned.route)?;
+        let answered = answer(&mut planned.model, requests, &batch, planned.route);
         count(session, start.elapsed(), answered.fed);
+        if let Some(crash) = answered.crash.filter(|_| reported.crashes.len() < FAILURES_SHOWN) {
+            reported.crashes.push(held(&planned.tasks, &planned.questions, &crash));
+        }
         let mut records: Vec<(String, Record)> = Vec::with_capacity(batch.len());
         for (index, record) in answered.records {
             match record {
@@ -102,18 +123,39 @@ fn score_pending(
                     session.tokens_flat += requests[index].ids.len() as u64 - 1;
                     records.push((keys[index].clone(), record));
                 }
-                Err(error) if failures.len() < FAILURES_SHOWN => {
-                    failures
-                        .push(format!("{}: {error}", item_name(&planned.tasks, &planned.questions, index)));
+                Err(error) if reported.failures.len() < FAILURES_SHOWN => {
+                    let name = item_name(&planned.tasks, &planned.questions, index);
+                    reported.failures.push(format!("{name}: {error}"));
                 }
                 Err(_) => {}
             }
         }
         store.append(&records)?;
+        if let Some(error) = answered.ended {
+            return Err(error.into());
+        }
         done += batch.len();
         progress(Progress { done, total: keys.len() });
     }
-    Ok(failures)
+    Ok(reported)
+}
+
+/// A worker's death with the first of the items whose sentences it held.
+fn held(tasks: &[(Selected, Loaded)], questions: &Questions, crash: &Crash) -> String {
+    let mut names: Vec<String> = Vec::new();
+    for name in crash.requests.iter().map(|&request| item_name(tasks, questions, request)) {
+        if names.contains(&name) {
+            continue;
+        }
+        if names.len() == HELD_SHOWN {
+            names.push("others".to_owned());
+            break;
+        }
+        names.push(name);
+    }
+    let count = crash.requests.len();
+    let noun = if count == 1 { "sentence" } else { "sentences" };
+    format!("{}; it held {count} {noun}, of {}", crash.error, names.join(", "))
 }
 
 /// Id of the first item that needs a request.
@@ -133,7 +175,7 @@ fn publish(
     store: &Store,
     keys: &[String],
     session: Session,
-    failures: Vec<String>,
+    Reported { failures, crashes }: Reported,
 ) -> Result<Finished, Error> {
     let mut all = Vec::new();
     let mut tasks = Vec::new();
@@ -148,7 +190,7 @@ fn publish(
     let line = serde_json::to_string(&session).expect("a session is plain data and always JSON");
     store.log("sessions.jsonl", &line)?;
     store.publish("results.json", results.as_bytes())?;
-    Ok(Finished { summary, outcomes: all, results, session, failures })
+    Ok(Finished { summary, outcomes: all, results, session, failures, crashes })
 }
 
 fn judged(

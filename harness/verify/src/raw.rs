@@ -17,6 +17,11 @@ use crate::verdict::Refusal;
 /// What log-probabilities are before a call: a NaN that no arithmetic makes.
 pub(crate) const UNTOUCHED: f32 = f32::from_bits(0x7fc0_bee5);
 
+/// The table of a library that was opened in this process, as all of `verify`'s are.
+pub(crate) fn table(library: &Library) -> &Backend {
+    library.table().expect("verify never isolates: its libraries are in this process")
+}
+
 /// Answer of a call: its status, its sentence, and what is wrong with the sentence itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
@@ -92,7 +97,7 @@ unsafe impl Send for Opened {}
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        close(self.library.table(), self.raw);
+        close(table(&self.library), self.raw);
     }
 }
 
@@ -105,7 +110,7 @@ fn close(table: &Backend, raw: *mut RawModel) {
 
 /// Closes no model, which is allowed.
 pub(crate) fn close_null(library: &Library) {
-    close(library.table(), null_mut());
+    close(table(library), null_mut());
 }
 
 /// The options of a right call.
@@ -207,7 +212,7 @@ pub(crate) fn masked_function(library: &Library) -> Option<MaskedScore> {
 
 /// The table of an optional ability.
 pub(crate) fn extension(library: &Library, id: &str) -> Option<*const c_void> {
-    let find = library.table().extension?;
+    let find = table(library).extension?;
     // SAFETY: a function of a checked table, with readable text.
     let table = unsafe { find(Text::new(id)) };
     (!table.is_null()).then_some(table)
@@ -215,7 +220,7 @@ pub(crate) fn extension(library: &Library, id: &str) -> Option<*const c_void> {
 
 /// The table of an id that is no text.
 pub(crate) fn extension_of_noise(library: &Library) -> Vec<*const c_void> {
-    let Some(find) = library.table().extension else { return Vec::new() };
+    let Some(find) = table(library).extension else { return Vec::new() };
     let bytes = [0xff_u8, 0xfe];
     let noise = Text { ptr: bytes.as_ptr(), len: 2, ..Text::new("") };
     let empty = Text { ptr: null(), len: 0, ..Text::new("") };
@@ -230,7 +235,7 @@ pub(crate) unsafe fn call_open(
     options: *const OpenOptions<'_>,
     model: *mut *mut RawModel,
 ) -> Answer {
-    let open = library.table().open.expect("the host checked that it is there");
+    let open = table(library).open.expect("the host checked that it is there");
     // SAFETY: passed on from the caller.
     said(|message| unsafe { open(options, model, message) })
 }
@@ -238,7 +243,7 @@ pub(crate) unsafe fn call_open(
 /// # Safety
 /// `info` is null, or valid for what its size promises.
 pub(crate) unsafe fn call_describe(opened: &Opened, info: *mut ModelInfo<'_>) -> Answer {
-    let describe = opened.library.table().describe.expect("the host checked that it is there");
+    let describe = table(&opened.library).describe.expect("the host checked that it is there");
     // SAFETY: passed on from the caller.
     said(|message| unsafe { describe(opened.raw, info, message) })
 }
@@ -253,7 +258,7 @@ pub(crate) unsafe fn call_score(
     scores: *mut Scores,
     message: *mut Message,
 ) -> Status {
-    let score = library.table().score.expect("the host checked that it is there");
+    let score = table(library).score.expect("the host checked that it is there");
     // SAFETY: passed on from the caller.
     unsafe { score(model, forest, scores, message) }
 }

@@ -10,7 +10,7 @@ use bheval_tasks::select;
 use crate::args::{BatchArg, EvalArgs, RouteArg};
 use crate::backend::{find, options, refuse_pll, tokenizer_folder};
 use crate::commands::data;
-use crate::console::{Outcome, answer, complain, grouped, is_closed_pipe, tell, warn};
+use crate::console::{Outcome, answer, complain, grouped, is_closed_pipe, tell, warn, warn_of_deaths};
 use crate::progress::Bar;
 use crate::table::report;
 
@@ -87,6 +87,7 @@ fn present(args: &EvalArgs, store: &Store, finished: &Finished, start: Instant) 
     }
     warn_of_ties(finished);
     warn_of_limit(finished);
+    warn_of_crashes(finished);
     let outcome = report_failures(finished);
     match shown {
         Err(error) if !is_closed_pipe(&error) => {
@@ -118,6 +119,11 @@ fn warn_of_limit(finished: &Finished) {
         let (name, asked, of) = (task.info.name, task.items, task.available);
         warn(&format!("{name}: {asked} of {of} items were asked (--limit): this is no score of the whole"));
     }
+}
+
+fn warn_of_crashes(finished: &Finished) {
+    finished.crashes.iter().for_each(|crash| warn(crash));
+    warn_of_deaths(finished.session.crashes);
 }
 
 /// More ties than this share hint at a fault of the model: equal logits, or a number format that is too coarse.

@@ -7,3 +7,4 @@ pub(crate) mod inspect;
 pub(crate) mod score;
 pub(crate) mod tasks;
 pub(crate) mod verify;
+pub(crate) mod worker;

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::args::{ScoreArgs, ScoreFormat};
 use crate::backend::{open, refuse_pll};
-use crate::console::{Outcome, complain, is_closed_pipe};
+use crate::console::{Outcome, complain, is_closed_pipe, warn_of_deaths};
 
 /// Sentences that are scored together.
 const BATCH: usize = 256;
@@ -29,7 +29,9 @@ pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<Outcome> {
     let input = input(args)?;
     let mut scorer =
         Scorer { model, tokenizer, mode, name, failed: 0, pending: Vec::new(), out: Output::new(format)? };
-    match scorer.run(input) {
+    let ran = scorer.run(input);
+    warn_of_deaths(scorer.model.crashes());
+    match ran {
         Ok(()) if scorer.failed == 0 => Ok(Outcome::Done),
         Ok(()) => Ok(Outcome::Failed),
         // Whoever read our output has enough.

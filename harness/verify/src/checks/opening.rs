@@ -5,7 +5,7 @@ use std::ptr::{null, null_mut};
 
 use bheval_abi::{Dtype, Kind, LOGITS_EXTENSION, MASKED_EXTENSION, OpenOptions, RawModel, Status, Text};
 
-use crate::raw::{Answer, Info, call_open, extension, extension_of_noise, masked_function, options};
+use crate::raw::{Answer, Info, call_open, extension, extension_of_noise, masked_function, options, table};
 use crate::rejection::{Rejection, check_refusal};
 use crate::subject::{Subject, nowhere};
 use crate::verdict::{Finding, Stop, failed};
@@ -39,7 +39,7 @@ pub(super) fn info(subject: &Subject) -> Finding {
         return failed("the table's name or version is empty");
     }
     let known = bheval_abi::FEATURE_FOREST;
-    let unknown = library.table().features & !known;
+    let unknown = table(library).features & !known;
     if unknown != 0 {
         return failed(format!("the table has feature bits {unknown:#x}, which this version does not know"));
     }
