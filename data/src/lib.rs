@@ -19,6 +19,7 @@ pub mod manifest;
 mod plain_path;
 pub mod protocol;
 pub mod python_json;
+pub mod sentences;
 pub mod tokenizer;
 
 pub use error::Error;

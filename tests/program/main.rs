@@ -4,6 +4,7 @@ mod eval;
 mod faults;
 mod invariance;
 mod kit;
+mod ngram;
 mod plugins;
 mod resume;
 mod score;

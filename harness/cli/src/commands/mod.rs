@@ -6,3 +6,4 @@ pub(crate) mod eval;
 pub(crate) mod inspect;
 pub(crate) mod score;
 pub(crate) mod tasks;
+pub(crate) mod train_ngram;
