@@ -84,7 +84,8 @@ fn a_trained_model_is_evaluated_by_name_and_by_its_config() {
 fn the_file_itself_is_opened_given_a_tokenizer_or_beside_one() {
     let bheval = with_text();
     train(&bheval, "gpt2", "model", &["--order", "2"]).done();
-    let score = |more: &[&str]| bheval.run(&[&["score", "text.txt"], more].concat()).done().stdout;
+    bheval.write("asked.txt", "The cat sings.\nA dog walks near the river.\n");
+    let score = |more: &[&str]| bheval.run(&[&["score", "asked.txt"], more].concat()).done().stdout;
     let whole = score(&["--model", "model"]);
     assert_eq!(whole, score(&["--model", "model/model.ngram"]));
     std::fs::rename(bheval.path("model/model.ngram"), bheval.path("alone.ngram")).expect("moved");
@@ -95,9 +96,18 @@ fn the_file_itself_is_opened_given_a_tokenizer_or_beside_one() {
         .refused(2, &["tokenizer.json", "--tokenizer"]);
 }
 
-/// A bigram model of a word-level tokenizer by hand: `<eos>` stands before and behind `a b` and `a a`.
 #[test]
 fn scores_are_those_of_a_hand_calculation() {
+    by_hand("words/special_tokens_map.json", r#"{"eos_token": "<eos>"}"#);
+}
+
+#[test]
+fn special_tokens_that_only_a_config_names_are_kept() {
+    by_hand("words/config.json", r#"{"eos_token_id": 0}"#);
+}
+
+/// A bigram model of a word-level tokenizer by hand: `<eos>` stands before and behind `a b` and `a a`.
+fn by_hand(special_file: &str, special: &str) {
     let bheval = Bheval::new();
     let tokenizer = serde_json::json!({
         "version": "1.0", "pre_tokenizer": {"type": "Whitespace"},
@@ -106,7 +116,7 @@ fn scores_are_those_of_a_hand_calculation() {
         "model": {"type": "WordLevel", "vocab": {"<eos>": 0, "a": 1, "b": 2, "c": 3}, "unk_token": "c"},
     });
     bheval.write("words/tokenizer.json", tokenizer.to_string());
-    bheval.write("words/special_tokens_map.json", r#"{"eos_token": "<eos>"}"#);
+    bheval.write(special_file, special);
     bheval.write("text.txt", "a b\na a\n");
     let args =
         ["train-ngram", "--text", "text.txt", "--tokenizer", "words", "--out", "model", "--order", "2"];

@@ -8,8 +8,9 @@
 //! numbers has a fixed order, and only `+ - * /` are used, so the bytes are the same for any number of threads and on any
 //! machine.
 //!
-//! Memory: 8 bytes a token while n-grams are sorted; 24 bytes for each n-gram below the highest order, 16 for each of the
-//! highest, while weights are computed.
+//! Memory: 8 bytes a token and 8 an n-gram while windows are sorted; after that 28 for each n-gram below the highest order
+//! and 24 for each of the highest. 103 million tokens of 207 MB of text, with 45 million distinct n-grams up to order 5,
+//! took 1.4 GB.
 
 mod adjust;
 mod discount;
