@@ -81,6 +81,32 @@ fn a_trained_model_is_evaluated_by_name_and_by_its_config() {
 }
 
 #[test]
+fn linked_and_loaded_give_the_same_bits() {
+    let bheval = with_text();
+    train(&bheval, "llama", "model", &[]).done();
+    // `cargo test` builds the examples of the crates it tests.
+    let plugin = Path::new(env!("CARGO_BIN_EXE_bheval"))
+        .with_file_name("examples")
+        .join(bheval_host::file_name("ngram"));
+    assert!(
+        plugin.is_file(),
+        "{} is missing: run `cargo build -p bheval-ngram --examples`",
+        plugin.display()
+    );
+    let eval = |run: &str, backend: &str| {
+        let args =
+            ["--model", "model", "--tasks", "demo", "--backend", backend, "--run-dir", run, "--memory", "1K"];
+        bheval.run(&args).done();
+    };
+    eval("linked", "ngram");
+    eval("loaded", utf8(&plugin));
+    for name in ["demo_pairs", "demo_scenes"] {
+        let name = format!("items/{name}.csv");
+        assert!(bheval.read(&format!("linked/{name}")) == bheval.read(&format!("loaded/{name}")), "{name}");
+    }
+}
+
+#[test]
 fn the_file_itself_is_opened_given_a_tokenizer_or_beside_one() {
     let bheval = with_text();
     train(&bheval, "gpt2", "model", &["--order", "2"]).done();
@@ -157,13 +183,13 @@ fn the_same_text_gives_the_same_bytes_from_stdin_in_parts_and_with_other_threads
         .stderr(Stdio::piped())
         .spawn()
         .expect("the program starts");
-    child.stdin.take().expect("piped").write_all(all[at..].as_bytes()).expect("written");
+    child.stdin.take().expect("piped").write_all(&all.as_bytes()[at..]).expect("written");
     ran(&child.wait_with_output().expect("it ends")).done();
     let bytes = |name: &str| std::fs::read(bheval.path(name)).expect("a model");
     assert!(bytes("whole/model.ngram") == bytes("parts/model.ngram"));
     let texts = &json(&bheval.path("parts/config.json"))["training"]["texts"];
     assert_eq!(texts[1]["name"], "stdin");
-    assert_eq!(texts[1]["sha256"], bheval_data::digest::sha256_hex(all[at..].as_bytes()));
+    assert_eq!(texts[1]["sha256"], bheval_data::digest::sha256_hex(&all.as_bytes()[at..]));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The n-gram backend of bheval: interpolated modified Kneser-Ney, order 1 to 5, exact.
 //!
 //! [`Ngram`] implements the contract of `bheval-abi`; [`BACKEND`] is its table. [`train`] estimates a model from sequences
-//! of ids, [`model`] looks probabilities up, [`file`] keeps them in one file, [`config`] beside it.
+//! of ids, [`model`] looks probabilities up, [`mod@file`] keeps them in one file, [`config`] beside it.
 //!
 //! Sources: Chen and Goodman, "An empirical study of smoothing techniques for language modeling" (1999), section 3 and
 //! equation 26; Heafield, Pouzyrevsky, Clark and Koehn, "Scalable modified Kneser-Ney language model estimation" (2013),

@@ -121,7 +121,7 @@ proptest! {
 
 /// More windows than are sorted together, and a token with more of them than a group has.
 #[test]
-fn a_corpus_of_many_groups_follows_the_definition() {
+fn a_corpus_of_many_groups_has_each_ngram_once_and_sums_to_one() {
     let mut seed = 7_u64;
     let mut next = |n: u64| {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -125,6 +125,21 @@ fn a_header_that_promises_much_takes_no_memory() {
 }
 
 #[test]
+fn a_forged_header_is_refused() {
+    let model = model(3);
+    let whole = bytes(&model);
+    for at in (0..HEADER - 4).step_by(4) {
+        for value in [0, 1, 2, 4, 5, 6, 9, 1 << 24, u32::MAX] {
+            let mut forged = whole.clone();
+            forged[at..at + 4].copy_from_slice(&u32::to_le_bytes(value));
+            let unchanged = forged == whole;
+            seal(&mut forged, &[]);
+            assert_eq!(read_bytes(&forged).is_ok(), unchanged, "{value} at {at}");
+        }
+    }
+}
+
+#[test]
 fn other_files_and_versions_are_named_as_such() {
     refused(read_bytes(&[b'x'; 500]), &["no n-gram model", "ARPA"]);
     let mut bytes = bytes(&model(2));
