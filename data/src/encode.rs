@@ -60,6 +60,12 @@ impl<'a> Encoder<'a> {
         Self { tokenizer, protocol }
     }
 
+    /// What cuts text into ids.
+    #[must_use]
+    pub fn tokenizer(&self) -> &'a Tokenizer {
+        self.tokenizer
+    }
+
     /// The token that the protocol puts before a text without context, if the tokenizer has one.
     #[must_use]
     pub fn prefix_token(&self) -> Option<&'a SpecialToken> {
@@ -84,6 +90,20 @@ impl<'a> Encoder<'a> {
             return self.prefixed(self.tokenizer.ids(&query.continuation)?);
         }
         some_scored(self.cut(query)?.request)
+    }
+
+    /// A sentence as models learn it that this protocol scores: the prefix in front, which is not predicted, and EOS at the
+    /// end, where the tokenizer has one. A text without tokens gives none.
+    ///
+    /// # Errors
+    /// A text that the tokenizer refuses.
+    pub fn training_ids(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        let ids = self.tokenizer.ids(text)?;
+        if ids.is_empty() {
+            return Ok(ids);
+        }
+        let end = self.tokenizer.special().eos.as_ref();
+        Ok(self.prefix_token().into_iter().map(|t| t.id).chain(ids).chain(end.map(|t| t.id)).collect())
     }
 
     fn prefixed(&self, ids: Vec<u32>) -> Result<Request, TokenizerError> {

@@ -18,6 +18,7 @@ pub mod locate;
 pub mod manifest;
 mod plain_path;
 pub mod protocol;
+pub mod sentences;
 pub mod tokenizer;
 
 pub use error::Error;

@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Score(Box<ScoreArgs>),
     /// Show how a few sentences are cut, what is scored, and the classic faults
     Inspect(InspectArgs),
+    /// Train an n-gram model: the baseline to print beside any other
+    TrainNgram(TrainNgramArgs),
     /// List the tasks
     Tasks(TasksArgs),
     /// List, verify or fetch the data sets
@@ -56,7 +58,7 @@ pub(crate) enum Command {
 /// A model and what runs it.
 #[derive(Debug, Args)]
 pub(crate) struct ModelArgs {
-    /// Folder with config.json, weights (safetensors) and tokenizer.json
+    /// Folder with config.json, weights (safetensors, or model.ngram) and tokenizer.json
     #[arg(long, value_name = "DIR")]
     pub(crate) model: PathBuf,
     /// Folder of the tokenizer, where it is not the model's
@@ -205,6 +207,39 @@ pub(crate) struct InspectArgs {
     /// Machine-readable
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Interpolated modified Kneser-Ney, nothing pruned. BOS (else EOS) stands before each sentence and is not \
+                  predicted; EOS, where the tokenizer has one, ends it and is. The same texts give the same bytes.\n\
+                  Packed texts: zstd -dc FILE.zst | bheval train-ngram --text - --tokenizer DIR --out DIR"
+)]
+pub(crate) struct TrainNgramArgs {
+    /// Text files, one sentence a line, or `-` for stdin. Empty lines are passed over
+    #[arg(long, value_name = "FILE|-", required = true, num_args = 1..)]
+    pub(crate) text: Vec<PathBuf>,
+    /// Folder with tokenizer.json: that of the models to compare with
+    #[arg(long, value_name = "DIR")]
+    pub(crate) tokenizer: PathBuf,
+    /// A token is predicted from the N-1 before it
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=5))]
+    pub(crate) order: u32,
+    /// Folder to be made: config.json, model.ngram, and the tokenizer's files
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Replace the n-gram model that the folder holds
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Threads [default: all cores]. The model does not depend on it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) threads: Option<u32>,
+    /// Print the model's config.json instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Say nothing on stderr but warnings and errors
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
 }
 
 #[derive(Debug, Args)]

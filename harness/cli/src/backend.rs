@@ -13,7 +13,8 @@ use crate::commands::worker;
 
 /// The backends that are part of this binary.
 pub(crate) fn linked() -> Vec<&'static Backend> {
-    bheval_candle::BACKENDS.iter().map(|(table, _)| *table).collect()
+    let native = bheval_candle::BACKENDS.iter().map(|(table, _)| *table);
+    native.chain([&bheval_ngram::BACKEND]).collect()
 }
 
 /// The backend that `--backend` names for a model.
@@ -88,8 +89,11 @@ fn backend_of(architecture: String) -> anyhow::Result<String> {
     }
 }
 
-/// `model_type` of a model's `config.json`.
+/// `model_type` of a model's `config.json`; an n-gram model's file says by its name what it is.
 fn architecture(model: &Path) -> anyhow::Result<String> {
+    if model.is_file() && model.extension().is_some_and(|e| e == "ngram") {
+        return Ok("ngram".to_owned());
+    }
     let path = model.join("config.json");
     let bytes = std::fs::read(&path).with_context(|| {
         format!(
@@ -118,13 +122,17 @@ pub(crate) fn options(args: &ModelArgs) -> ModelOptions {
     }
 }
 
-fn cores() -> u32 {
+pub(crate) fn cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
 }
 
-/// The folder that the tokenizer is read from.
+/// The folder that the tokenizer is read from: the model's, or that of the model's file.
 pub(crate) fn tokenizer_folder(args: &ModelArgs) -> PathBuf {
-    args.tokenizer.clone().unwrap_or_else(|| args.model.clone())
+    match (&args.tokenizer, args.model.parent()) {
+        (Some(folder), _) => folder.clone(),
+        (None, Some(folder)) if args.model.is_file() => folder.to_path_buf(),
+        (None, _) => args.model.clone(),
+    }
 }
 
 /// Model and tokenizer, for the commands that take text of the user's own.
