@@ -6,7 +6,7 @@ use std::mem::{ManuallyDrop, offset_of};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bheval_abi::{Backend, FEATURE_FOREST, MAJOR, SYMBOL, Text};
+use bheval_abi::{Backend, FEATURE_FOREST, MAJOR, MASKED_EXTENSION, SYMBOL, Text};
 use sha2::{Digest, Sha256};
 
 use crate::Error;
@@ -145,6 +145,12 @@ impl Library {
     #[must_use]
     pub fn takes_forests(&self) -> bool {
         self.table().features & FEATURE_FOREST != 0
+    }
+
+    /// Whether it scores masked models.
+    #[must_use]
+    pub fn reads_masked(&self) -> bool {
+        self.extension(MASKED_EXTENSION).is_some()
     }
 
     pub(crate) fn table(&self) -> &Backend {
