@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use bheval_host::{Model, Route};
 use bheval_tasks::{Loaded, Selected};
 use serde::Serialize;
 
+use crate::ask::{Ask, Requests};
 use crate::batch::{BatchSize, Order, answer, batches};
 use crate::outcome::outcomes;
 use crate::store::{Record, Store, request_key};
@@ -31,7 +33,8 @@ pub struct Session {
     pub dropped: usize,
     /// Tokens that got a score here.
     pub tokens_scored: u64,
-    /// What an evaluation that shares nothing feeds for them: every token of each sequence but its last.
+    /// What an evaluation that shares nothing feeds for them: every token of each sequence but its last, or every token
+    /// of each masked copy.
     pub tokens_flat: u64,
     /// Tokens that were run through the network here.
     pub tokens_fed: u64,
@@ -67,53 +70,81 @@ pub fn run(
     size: BatchSize,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Finished, Error> {
-    let keys: Vec<String> =
-        planned.questions.requests.iter().map(|r| request_key(&planned.plan.key, r)).collect();
+    let keys = match &planned.questions.requests {
+        Requests::Causal(requests) => names(&planned.plan.key, requests),
+        Requests::Masked(requests) => names(&planned.plan.key, requests),
+    };
     let mut session = Session { requests: keys.len(), dropped: store.dropped(), ..Session::default() };
-    let failures = score_pending(planned, store, &keys, size, &mut session, progress)?;
+    let Planned { model, tasks, questions, route, .. } = planned;
+    let mut work = Work { model, tasks, questions, route: *route, store, keys: &keys, size, progress };
+    let failures = match &questions.requests {
+        Requests::Causal(requests) => work.score_pending(requests, &mut session)?,
+        Requests::Masked(requests) => work.score_pending(requests, &mut session)?,
+    };
     store.sync()?;
     publish(planned, store, &keys, session, failures)
 }
 
-fn score_pending(
-    planned: &mut Planned,
-    store: &mut Store,
-    keys: &[String],
+fn names(run: &str, requests: &[impl Ask]) -> Vec<String> {
+    requests.iter().map(|request| request_key(run, request)).collect()
+}
+
+/// What scoring needs of a plan and its surroundings.
+struct Work<'a> {
+    model: &'a mut Model,
+    tasks: &'a [(Selected, Loaded)],
+    questions: &'a Questions,
+    route: Route,
+    store: &'a mut Store,
+    keys: &'a [String],
     size: BatchSize,
-    session: &mut Session,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<Vec<String>, Error> {
-    let pending: Vec<usize> = (0..keys.len()).filter(|&i| store.get(&keys[i]).is_none()).collect();
-    session.found = keys.len() - pending.len();
-    let mut done = session.found;
-    let mut failures: Vec<String> =
-        planned.questions.unscorable.iter().take(FAILURES_SHOWN).cloned().collect();
-    progress(Progress { done, total: keys.len() });
-    let requests = &planned.questions.requests;
-    for batch in batches(requests, pending, Order::Sorted, size, planned.model.info().nodes) {
+    progress: &'a mut dyn FnMut(Progress),
+}
+
+impl Work<'_> {
+    /// Scores what the store lacks; returns the failures, word for word as far as they are kept.
+    fn score_pending<A: Ask>(&mut self, requests: &[A], session: &mut Session) -> Result<Vec<String>, Error> {
+        let total = requests.len();
+        let pending: Vec<usize> = (0..total).filter(|&i| self.store.get(&self.keys[i]).is_none()).collect();
+        session.found = total - pending.len();
+        let mut done = session.found;
+        let mut failures: Vec<String> =
+            self.questions.unscorable.iter().take(FAILURES_SHOWN).cloned().collect();
+        (self.progress)(Progress { done, total });
+        for batch in batches(requests, pending, Order::Sorted, self.size, self.model.info().nodes) {
+            self.score_batch(requests, &batch, session, &mut failures)?;
+            done += batch.len();
+            (self.progress)(Progress { done, total });
+        }
+        Ok(failures)
+    }
+
+    fn score_batch<A: Ask>(
+        &mut self,
+        requests: &[A],
+        batch: &[usize],
+        session: &mut Session,
+        failures: &mut Vec<String>,
+    ) -> Result<(), Error> {
         let start = Instant::now();
-        let answered = answer(&mut planned.model, requests, &batch, planned.route)?;
+        let answered = answer(self.model, requests, batch, self.route)?;
         count(session, start.elapsed(), answered.fed);
         let mut records: Vec<(String, Record)> = Vec::with_capacity(batch.len());
         for (index, record) in answered.records {
             match record {
                 Ok(record) => {
                     session.tokens_scored += u64::from(record.tokens);
-                    session.tokens_flat += requests[index].ids.len() as u64 - 1;
-                    records.push((keys[index].clone(), record));
+                    session.tokens_flat += requests[index].alone();
+                    records.push((self.keys[index].clone(), record));
                 }
                 Err(error) if failures.len() < FAILURES_SHOWN => {
-                    failures
-                        .push(format!("{}: {error}", item_name(&planned.tasks, &planned.questions, index)));
+                    failures.push(format!("{}: {error}", item_name(self.tasks, self.questions, index)));
                 }
                 Err(_) => {}
             }
         }
-        store.append(&records)?;
-        done += batch.len();
-        progress(Progress { done, total: keys.len() });
+        self.store.append(&records)
     }
-    Ok(failures)
 }
 
 /// Id of the first item that needs a request.
