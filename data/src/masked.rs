@@ -290,6 +290,7 @@ fn words(encoding: &Encoding) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     /// `[CLS] so ##uven ##ir , ok [SEP]` with the characters of "souvenir, ok".
     fn souvenir() -> Encoding {
@@ -345,5 +346,41 @@ mod tests {
         }
         let error = "word_l2r".parse::<Pll>().expect_err("unknown");
         assert!(error.contains("`word_l2r`") && error.contains("answer_l2r+word_l2r, mntp"), "{error}");
+    }
+
+    /// What minicons hides with the token `t`, loop for loop.
+    fn hidden_by_minicons(words: &[Option<u32>], targets: &[usize], t: usize) -> Vec<usize> {
+        let last = targets[targets.len() - 1];
+        let later = (t + 1..=last).filter(|&j| words[j] == words[t] && words[t].is_some());
+        std::iter::once(t).chain(later).collect()
+    }
+
+    /// What lm-pub-quiz hides with the `i`-th target, loop for loop.
+    fn hidden_by_pubquiz(words: &[Option<u32>], targets: &[usize], i: usize) -> Vec<usize> {
+        let word = words[targets[i]];
+        let rest = targets[i + 1..].iter().take_while(|&&t| word.is_some() && words[t] == word);
+        std::iter::once(targets[i]).chain(rest.copied()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn words_are_hidden_as_minicons_and_lm_pub_quiz_hide_them(
+            lengths in prop::collection::vec(1_usize..5, 1..8),
+            first in 0_usize..6,
+        ) {
+            let numbered = lengths.iter().zip(0_u32..).flat_map(|(&len, word)| vec![Some(word); len]);
+            let words: Vec<_> = std::iter::once(None).chain(numbered).chain([None]).collect();
+            let len = words.len();
+            let counted: Vec<bool> = (0..len).map(|t| words[t].is_some() && t >= first).collect();
+            let special = words.iter().map(Option::is_none).collect();
+            let encoding = Encoding { ids: vec![9; len], offsets: vec![(0, 0); len], special, words };
+            let ends = word_ends(&encoding, &counted);
+            let targets: Vec<usize> = (0..len).filter(|&t| counted[t]).collect();
+            for (i, &t) in targets.iter().enumerate() {
+                let ours: Vec<usize> = (t..ends[t]).collect();
+                prop_assert_eq!(&ours, &hidden_by_minicons(&encoding.words, &targets, t));
+                prop_assert_eq!(&ours, &hidden_by_pubquiz(&encoding.words, &targets, i));
+            }
+        }
     }
 }
