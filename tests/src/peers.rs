@@ -227,7 +227,7 @@ pub fn paradigm(uid: &str) -> Vec<Query> {
 pub fn babylm_items(task: &str, uid: &str) -> Vec<Query> {
     match task {
         "supplement" => pairs(&made_up(&format!("supplement/{uid}.jsonl"))),
-        "ewok" => ewok(uid, |context, target| Query::after(context, target)),
+        "ewok" => ewok(uid, Query::after),
         "ewok_full" => ewok(uid, |context, target| Query::sentence(format!("{context} {target}"))),
         "comps" => made_up(&format!("comps/comps_{uid}.jsonl")).iter().flat_map(comps).collect(),
         "entity_tracking" => made_up("entity_tracking/regular.jsonl")
