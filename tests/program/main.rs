@@ -4,6 +4,7 @@ mod eval;
 mod faults;
 mod invariance;
 mod kit;
+mod masked;
 mod plugins;
 mod resume;
 mod score;
