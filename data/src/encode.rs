@@ -10,19 +10,28 @@ pub struct Query {
     pub context: String,
     /// What is scored. After a context it carries the space that separates the two.
     pub continuation: String,
+    /// Where the answer to a question stands, for readings of masked models that treat it apart: a range of the
+    /// characters of `context + continuation`, end exclusive.
+    pub answer: Option<(usize, usize)>,
 }
 
 impl Query {
     /// A whole sentence, given nothing.
     #[must_use]
     pub fn sentence(text: impl Into<String>) -> Self {
-        Self { context: String::new(), continuation: text.into() }
+        Self { context: String::new(), continuation: text.into(), answer: None }
     }
 
     /// `target` after `context`, with a space between them.
     #[must_use]
     pub fn after(context: &str, target: &str) -> Self {
-        Self { context: context.to_owned(), continuation: format!(" {target}") }
+        Self { context: context.to_owned(), continuation: format!(" {target}"), answer: None }
+    }
+
+    /// The same text, of which these characters of `context + continuation` are the answer.
+    #[must_use]
+    pub fn with_answer(self, start: usize, end: usize) -> Self {
+        Self { answer: Some((start, end)), ..self }
     }
 }
 

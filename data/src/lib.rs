@@ -16,6 +16,7 @@ pub mod jsonl;
 pub mod lines;
 pub mod locate;
 pub mod manifest;
+pub mod masked;
 mod plain_path;
 pub mod protocol;
 pub mod sentences;

@@ -5,6 +5,7 @@ mod faults;
 mod invariance;
 mod isolate;
 mod kit;
+mod masked;
 mod ngram;
 mod plugins;
 mod resume;

@@ -10,7 +10,16 @@ use serde_json::Value;
 use crate::kit::{Bheval, Ran, model, ran};
 
 /// Every backend of the binary, with a model of it. All of them pass.
-const BUNDLED: &[(&str, &str)] = &[("hgrn2", "hgrn2"), ("hgrn2", "hgrn2_conv")];
+const BUNDLED: &[(&str, &str)] = &[
+    ("hgrn2", "hgrn2"),
+    ("hgrn2", "hgrn2_conv"),
+    ("transformer", "llama"),
+    ("transformer", "gpt2"),
+    ("transformer", "gpt_neox"),
+    ("transformer", "opt"),
+    ("transformer", "bert"),
+    ("transformer", "roberta"),
+];
 
 fn verify(bheval: &Bheval, backend: &str, model: &Path, more: &[&str]) -> Ran {
     let model = model.to_str().expect("UTF-8");

@@ -6,7 +6,7 @@ use std::mem::{ManuallyDrop, offset_of};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bheval_abi::{Backend, FEATURE_FOREST, MAJOR, SYMBOL, Text};
+use bheval_abi::{Backend, FEATURE_FOREST, MAJOR, MASKED_EXTENSION, SYMBOL, Text};
 use sha2::{Digest, Sha256};
 
 use crate::elf::promised_len;
@@ -228,6 +228,12 @@ impl Library {
             Code::Here(_) => None,
             Code::Worker(workers) => Some(workers),
         }
+    }
+
+    /// Whether it scores masked models. Of a worker that is not known before it is asked; it refuses in words then.
+    #[must_use]
+    pub fn reads_masked(&self) -> bool {
+        self.is_isolated() || self.extension(MASKED_EXTENSION).is_some()
     }
 
     /// The table of an optional ability, typed by the caller as the id demands.

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use bheval_data::masked::Pll;
 use bheval_data::protocol::Protocol;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -126,9 +127,10 @@ pub(crate) struct EvalArgs {
     /// Rules of scoring: bheval, babylm2024, babylm2025 or lm-eval
     #[arg(long, default_value = "bheval", value_name = "NAME")]
     pub(crate) protocol: Protocol,
-    /// Reading of masked models: original, within_word_l2r, sentence_l2r. Refused for causal ones
+    /// Reading of masked models: original, within_word_l2r, sentence_l2r, answer_l2r+word_l2r or mntp [default: the
+    /// protocol's: within_word_l2r for bheval, original for babylm2025]. Refused for causal models
     #[arg(long, value_name = "NAME")]
-    pub(crate) pll: Option<String>,
+    pub(crate) pll: Option<Pll>,
     /// Only the first N items of each subset
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) limit: Option<u32>,
@@ -168,7 +170,8 @@ pub(crate) enum ScoreFormat {
 #[derive(Debug, Args)]
 #[command(
     after_help = "CSV columns: sentence and index count lines and tokens from 0; start and end count characters of the \
-                  line; log_prob is in nats, and empty where a token is not scored.\n\
+                  line; log_prob is in nats, and empty where a token is not scored. A masked model's table has one more \
+                  column, pll: the reading, since numbers of different readings do not compare.\n\
                   A line that can't be scored is reported, the others are scored, and the exit code is 1."
 )]
 pub(crate) struct ScoreArgs {
@@ -183,9 +186,10 @@ pub(crate) struct ScoreArgs {
     /// Score exactly the ids that the tokenizer gives, nothing added; the first one has no score
     #[arg(long)]
     pub(crate) as_encoded: bool,
-    /// Reading of masked models: original, within_word_l2r, sentence_l2r. Refused for causal ones
+    /// Reading of masked models: original, within_word_l2r, sentence_l2r, answer_l2r+word_l2r or mntp [default: the
+    /// protocol's: within_word_l2r for bheval, original for babylm2025]. Refused for causal models
     #[arg(long, value_name = "NAME")]
-    pub(crate) pll: Option<String>,
+    pub(crate) pll: Option<Pll>,
     /// Form of the output
     #[arg(long, default_value = "csv")]
     pub(crate) format: ScoreFormat,
@@ -201,6 +205,9 @@ pub(crate) struct InspectArgs {
     /// Rules of scoring [default: all of them]
     #[arg(long, value_name = "NAME")]
     pub(crate) protocol: Option<Protocol>,
+    /// Reading of masked models [default: each protocol's]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) pll: Option<Pll>,
     /// Sentences to show [default: three that show most faults]
     #[arg(value_name = "SENTENCE")]
     pub(crate) sentences: Vec<String>,

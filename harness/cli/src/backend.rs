@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use bheval_data::tokenizer::Tokenizer;
 use bheval_host::{
-    Backend, Dtype, Kind, Launch, Library, Model, ModelInfo, ModelOptions, Source, file_name, plugin_folders,
+    Backend, Dtype, Launch, Library, Model, ModelOptions, Source, file_name, plugin_folders,
 };
 
 use crate::args::{DtypeArg, ModelArgs};
@@ -140,14 +140,4 @@ pub(crate) fn open(args: &ModelArgs) -> anyhow::Result<(Model, Tokenizer)> {
     let library = find(args)?;
     let tokenizer = Tokenizer::load_for(&tokenizer_folder(args), &args.model)?;
     Ok((Model::open(&library, &options(args))?, tokenizer))
-}
-
-/// Refuses a reading of masked models for a causal one.
-pub(crate) fn refuse_pll(pll: Option<&str>, info: &ModelInfo) -> anyhow::Result<()> {
-    match pll {
-        Some(pll) if info.kind == Kind::CAUSAL => {
-            bail!("--pll {pll} reads masked models, and {} is causal: leave --pll out", info.architecture)
-        }
-        _ => Ok(()),
-    }
 }

@@ -1,9 +1,9 @@
-//! Scores requests in batches: neighbours in sorted order share prefixes, so one forest holds them cheaply. What a
-//! request scores does not depend on its batch; that is the backend's promise, and a test holds it to it.
+//! Scores requests in batches: neighbours in sorted order have the most in common, so together they cost the least. What
+//! a request scores does not depend on its batch; that is the backend's promise, and a test holds it to it.
 
-use bheval_data::encode::Request;
-use bheval_host::{Error, Forest, Model, Route};
+use bheval_host::{Error, Model, Route};
 
+use crate::ask::Ask;
 use crate::store::Record;
 
 /// How many requests go into one forest.
@@ -41,8 +41,8 @@ pub(crate) struct Crash {
 }
 
 /// Cuts `pending` (indices into `requests`) into batches.
-pub(crate) fn batches(
-    requests: &[Request],
+pub(crate) fn batches<A: Ask>(
+    requests: &[A],
     mut pending: Vec<usize>,
     order: Order,
     size: BatchSize,
@@ -57,15 +57,14 @@ pub(crate) fn batches(
     };
     let mut batches: Vec<Vec<usize>> = Vec::new();
     let mut batch: Vec<usize> = Vec::new();
-    let mut load = 0;
+    let mut load = 0_usize;
     for index in pending {
-        let shared = batch.last().map_or(0, |&last| common_prefix(&requests[last].ids, &requests[index].ids));
-        let fresh = requests[index].ids.len() - shared;
-        if !batch.is_empty() && (load + fresh > nodes || batch.len() >= limit) {
+        let fresh = requests[index].load(batch.last().map(|&last| &requests[last]));
+        if !batch.is_empty() && (load.saturating_add(fresh) > nodes || batch.len() >= limit) {
             batches.push(std::mem::take(&mut batch));
-            load = requests[index].ids.len();
+            load = requests[index].load(None);
         } else {
-            load += fresh;
+            load = load.saturating_add(fresh);
         }
         batch.push(index);
     }
@@ -73,15 +72,12 @@ pub(crate) fn batches(
     batches
 }
 
-fn common_prefix(a: &[u32], b: &[u32]) -> usize {
-    a.iter().zip(b).take_while(|(x, y)| x == y).count()
-}
-
 /// Scores one batch, in halves where it does not go as a whole.
-pub(crate) fn answer(model: &mut Model, requests: &[Request], batch: &[usize], route: Route) -> Answered {
+pub(crate) fn answer<A: Ask>(model: &mut Model, requests: &[A], batch: &[usize], route: Route) -> Answered {
     let (mut fed, mut crash, mut scored) = (0, None, Vec::new());
     let answers = halving(batch, &mut |part| {
-        let asked = score_batch(model, requests, part, route);
+        let whole: Vec<&A> = part.iter().map(|&i| &requests[i]).collect();
+        let asked = A::score(model, &whole, route);
         if let Some(error) = asked.as_ref().err().filter(|error| error.is_crash()) {
             crash.get_or_insert_with(|| Crash { error: error.clone(), requests: part.to_vec() });
         }
@@ -127,39 +123,13 @@ pub(crate) fn halving<I, R>(
     }
 }
 
-fn score_batch(
-    model: &mut Model,
-    requests: &[Request],
-    batch: &[usize],
-    route: Route,
-) -> Result<(Vec<Record>, u64), Error> {
-    let mut forest = Forest::new();
-    let paths: Vec<Vec<u32>> =
-        batch.iter().map(|&i| forest.insert(&requests[i].ids, &requests[i].scored)).collect();
-    let scored = model.score(&forest, route)?;
-    let records = batch.iter().zip(&paths).map(|(&i, path)| sum(&requests[i], path, &scored.log_prob));
-    Ok((records.collect(), scored.fed))
-}
-
-/// The request's log-probability: f32 terms, summed in f64 from left to right. The sum of so few terms is all but exact,
-/// so sentences with the same terms in another order tie, as they should.
-fn sum(request: &Request, path: &[u32], log_prob: &[f32]) -> Record {
-    let terms = path.iter().zip(&request.scored).filter(|&(_, &scored)| scored);
-    let (mut total, mut tokens) = (0.0, 0);
-    for (&node, _) in terms {
-        total += f64::from(log_prob[node as usize]);
-        tokens += 1;
-    }
-    Record { log_prob: total, tokens }
-}
-
 /// Scores all requests and returns their records in order: the plain way in, without a store.
 ///
 /// # Errors
 /// The first failure, of whatever kind.
-pub fn score_all(
+pub fn score_all<A: Ask>(
     model: &mut Model,
-    requests: &[Request],
+    requests: &[A],
     order: Order,
     size: BatchSize,
     route: Route,
@@ -181,6 +151,8 @@ pub fn score_all(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bheval_data::encode::Request;
+    use bheval_host::Forest;
     use proptest::prelude::*;
 
     fn request(ids: &[u32]) -> Request {

@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use bheval_host::{Model, Route};
 use bheval_tasks::{Loaded, Selected};
 use serde::Serialize;
 
+use crate::ask::{Ask, Requests};
 use crate::batch::{BatchSize, Crash, Order, answer, batches};
 use crate::outcome::outcomes;
 use crate::store::{Record, Store, request_key};
@@ -31,7 +33,8 @@ pub struct Session {
     pub dropped: usize,
     /// Tokens that got a score here.
     pub tokens_scored: u64,
-    /// What an evaluation that shares nothing feeds for them: every token of each sequence but its last.
+    /// What an evaluation that shares nothing feeds for them: every token of each sequence but its last, or every token
+    /// of each masked copy.
     pub tokens_flat: u64,
     /// Tokens that were run through the network here.
     pub tokens_fed: u64,
@@ -80,64 +83,91 @@ pub fn run(
     size: BatchSize,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Finished, Error> {
-    let keys: Vec<String> =
-        planned.questions.requests.iter().map(|r| request_key(&planned.plan.key, r)).collect();
+    let keys = match &planned.questions.requests {
+        Requests::Causal(requests) => names(&planned.plan.key, requests),
+        Requests::Masked(requests) => names(&planned.plan.key, requests),
+    };
     let mut session = Session { requests: keys.len(), dropped: store.dropped(), ..Session::default() };
     let before = planned.model.crashes();
-    let reported = score_pending(planned, store, &keys, size, &mut session, progress)?;
+    let Planned { model, tasks, questions, route, .. } = planned;
+    let mut work = Work { model, tasks, questions, route: *route, store, keys: &keys, size, progress };
+    let reported = match &questions.requests {
+        Requests::Causal(requests) => work.score_pending(requests, &mut session)?,
+        Requests::Masked(requests) => work.score_pending(requests, &mut session)?,
+    };
     session.crashes = planned.model.crashes() - before;
     store.sync()?;
     publish(planned, store, &keys, session, reported)
 }
 
-fn score_pending(
-    planned: &mut Planned,
-    store: &mut Store,
-    keys: &[String],
+fn names(run: &str, requests: &[impl Ask]) -> Vec<String> {
+    requests.iter().map(|request| request_key(run, request)).collect()
+}
+
+/// What scoring needs of a plan and its surroundings.
+struct Work<'a> {
+    model: &'a mut Model,
+    tasks: &'a [(Selected, Loaded)],
+    questions: &'a Questions,
+    route: Route,
+    store: &'a mut Store,
+    keys: &'a [String],
     size: BatchSize,
-    session: &mut Session,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<Reported, Error> {
-    let pending: Vec<usize> = (0..keys.len()).filter(|&i| store.get(&keys[i]).is_none()).collect();
-    session.found = keys.len() - pending.len();
-    if session.found > 0 {
-        planned.model.trust();
+    progress: &'a mut dyn FnMut(Progress),
+}
+
+impl Work<'_> {
+    /// Scores what the store lacks; returns what went wrong, word for word as far as it is kept.
+    fn score_pending<A: Ask>(&mut self, requests: &[A], session: &mut Session) -> Result<Reported, Error> {
+        let total = requests.len();
+        let pending: Vec<usize> = (0..total).filter(|&i| self.store.get(&self.keys[i]).is_none()).collect();
+        session.found = total - pending.len();
+        if session.found > 0 {
+            self.model.trust();
+        }
+        let mut done = session.found;
+        let unscorable = self.questions.unscorable.iter().take(FAILURES_SHOWN);
+        let mut reported = Reported { failures: unscorable.cloned().collect(), crashes: Vec::new() };
+        (self.progress)(Progress { done, total });
+        for batch in batches(requests, pending, Order::Sorted, self.size, self.model.info().nodes) {
+            self.score_batch(requests, &batch, session, &mut reported)?;
+            done += batch.len();
+            (self.progress)(Progress { done, total });
+        }
+        Ok(reported)
     }
-    let mut done = session.found;
-    let unscorable = planned.questions.unscorable.iter().take(FAILURES_SHOWN);
-    let mut reported = Reported { failures: unscorable.cloned().collect(), crashes: Vec::new() };
-    progress(Progress { done, total: keys.len() });
-    let requests = &planned.questions.requests;
-    for batch in batches(requests, pending, Order::Sorted, size, planned.model.info().nodes) {
+
+    fn score_batch<A: Ask>(
+        &mut self,
+        requests: &[A],
+        batch: &[usize],
+        session: &mut Session,
+        reported: &mut Reported,
+    ) -> Result<(), Error> {
         let start = Instant::now();
-        let answered = answer(&mut planned.model, requests, &batch, planned.route);
+        let answered = answer(self.model, requests, batch, self.route);
         count(session, start.elapsed(), answered.fed);
         if let Some(crash) = answered.crash.filter(|_| reported.crashes.len() < FAILURES_SHOWN) {
-            reported.crashes.push(held(&planned.tasks, &planned.questions, &crash));
+            reported.crashes.push(held(self.tasks, self.questions, &crash));
         }
         let mut records: Vec<(String, Record)> = Vec::with_capacity(batch.len());
         for (index, record) in answered.records {
             match record {
                 Ok(record) => {
                     session.tokens_scored += u64::from(record.tokens);
-                    session.tokens_flat += requests[index].ids.len() as u64 - 1;
-                    records.push((keys[index].clone(), record));
+                    session.tokens_flat += requests[index].alone();
+                    records.push((self.keys[index].clone(), record));
                 }
                 Err(error) if reported.failures.len() < FAILURES_SHOWN => {
-                    let name = item_name(&planned.tasks, &planned.questions, index);
+                    let name = item_name(self.tasks, self.questions, index);
                     reported.failures.push(format!("{name}: {error}"));
                 }
                 Err(_) => {}
             }
         }
-        store.append(&records)?;
-        if let Some(error) = answered.ended {
-            return Err(error.into());
-        }
-        done += batch.len();
-        progress(Progress { done, total: keys.len() });
+        self.store.append(&records)?;
+        answered.ended.map_or(Ok(()), |error| Err(error.into()))
     }
-    Ok(reported)
 }
 
 /// A worker's death with the first of the items whose sentences it held.

@@ -1,12 +1,14 @@
-//! Naive reference models: llama, GPT-2 and OPT written down in f64, one token's row at a time. They are the
-//! definition that fast backends are compared with, so they favour the obvious over the quick.
+//! Naive reference models: llama, GPT-2, OPT, BERT and RoBERTa written down in f64, one token's row at a time. They are
+//! the definition that fast backends are compared with, so they favour the obvious over the quick.
 //!
 //! They take flat chains only, which makes them the test subjects of the flat adapter too.
 
+mod bert;
 mod chain;
 mod gpt2;
 mod layers;
 mod llama;
+mod masked;
 mod opt;
 mod weights;
 
@@ -16,14 +18,16 @@ use bheval_abi::{
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
+pub use bert::{Bert, Roberta};
 use chain::Chain;
 pub use gpt2::Gpt2;
 pub use layers::{Linear, Rows};
 pub use llama::Llama;
+pub use masked::MaskedReference;
 pub use opt::Opt;
 pub use weights::Folder;
 
-/// One decoder: what differs between the reference models.
+/// One network: what differs between the reference models.
 pub trait Architecture: Send + Sync + Sized + 'static {
     /// `model_type` in `config.json`; the backend's name is this after `reference-`.
     const MODEL_TYPE: &'static str;
@@ -39,10 +43,10 @@ pub trait Architecture: Send + Sync + Sized + 'static {
     /// Longest path in tokens.
     fn context(&self) -> usize;
 
-    /// States after the final norm, one row a token. Tokens and length are in range.
+    /// States as the head takes them, one row a token. Tokens and length are in range.
     fn states(&self, tokens: &[u32]) -> Rows;
 
-    /// From a state to the logits of the token that follows.
+    /// From a state to the logits of the token that follows, or of the token itself where the model is a masked one.
     fn head(&self) -> &Linear;
 }
 
@@ -77,11 +81,7 @@ impl<A: Architecture> LanguageModel for Reference<A> {
             architecture: A::MODEL_TYPE.to_owned(),
             dtype: "f64".to_owned(),
         };
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(options.threads)
-            .build()
-            .map_err(|e| Failure::new(Status::EXHAUSTED, format!("can't start threads: {e}")))?;
-        Ok(Self { architecture, info, pool })
+        Ok(Self { architecture, info, pool: pool(options.threads)? })
     }
 
     fn info(&self) -> &Info {
@@ -127,13 +127,10 @@ impl<A: Architecture> Reference<A> {
         // The row before a token predicts it; a wanted root was refused.
         chain
             .wanted()
-            .map(|t| Ok((chain.first + t, self.log_prob(&states[t - 1], chain.tokens[t])?)))
+            .map(|t| {
+                Ok((chain.first + t, log_prob(self.architecture.head(), &states[t - 1], chain.tokens[t])?))
+            })
             .collect()
-    }
-
-    fn log_prob(&self, state: &[f64], token: u32) -> Result<f32, Failure> {
-        let logits = self.architecture.head().apply(state);
-        Ok(finite(logits[token as usize] - layers::log_sum_exp(&logits))? as f32)
     }
 
     /// The logits after each wanted node of a chain.
@@ -142,6 +139,18 @@ impl<A: Architecture> Reference<A> {
         let row = |t: usize| self.architecture.head().apply(&states[t]).into_iter().map(finite).collect();
         chain.wanted().map(row).collect()
     }
+}
+
+fn pool(threads: usize) -> Result<ThreadPool, Failure> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build()
+        .map_err(|e| Failure::new(Status::EXHAUSTED, format!("can't start threads: {e}")))
+}
+
+fn log_prob(head: &Linear, state: &[f64], token: u32) -> Result<f32, Failure> {
+    let logits = head.apply(state);
+    Ok(finite(logits[token as usize] - layers::log_sum_exp(&logits))? as f32)
 }
 
 fn finite(value: f64) -> Result<f64, Failure> {
