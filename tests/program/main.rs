@@ -4,6 +4,7 @@ mod eval;
 mod faults;
 mod invariance;
 mod kit;
+mod onnx;
 mod plugins;
 mod resume;
 mod score;

@@ -70,7 +70,11 @@ impl Root {
                  opened. Copy the folder with `cp -rL`, which puts files in the place of links"
             ));
         }
-        if file.is_file() { Ok(file) } else { Err(format!("refers to external data at {location:?}, which is no file")) }
+        if file.is_file() {
+            Ok(file)
+        } else {
+            Err(format!("refers to external data at {location:?}, which is no file"))
+        }
     }
 }
 

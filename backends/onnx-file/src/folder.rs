@@ -23,7 +23,8 @@ pub fn model_file(path: &Path) -> Result<PathBuf, Fault> {
         [only] => Ok(only.clone()),
         [] => Err(fault("no .onnx file is there".to_owned())),
         several => {
-            let names: Vec<_> = several.iter().filter_map(|f| f.file_name()).map(|n| n.to_string_lossy()).collect();
+            let names: Vec<_> =
+                several.iter().filter_map(|f| f.file_name()).map(|n| n.to_string_lossy()).collect();
             Err(fault(format!("several .onnx files are there ({}); name one of them", names.join(", "))))
         }
     }

@@ -43,9 +43,11 @@ impl Tensor {
         bytes.map(Some).ok_or_else(|| "has a shape that no memory holds".to_owned())
     }
 
-    /// Whether its values are weights: floating point, or small whole numbers of a quantised model.
-    pub(crate) fn is_weight(&self) -> bool {
-        matches!(self.kind, 1..=3 | 10 | 11 | 16..=23)
+    /// Number of weights: its elements, if they are floating point or small whole numbers of a quantised model. A single
+    /// one is a constant of the arithmetic, such as an epsilon.
+    pub(crate) fn weights(&self) -> u64 {
+        let is_weight = matches!(self.kind, 1..=3 | 10 | 11 | 16..=23);
+        self.elements.filter(|&n| is_weight && n > 1).unwrap_or(0)
     }
 }
 
@@ -94,7 +96,12 @@ struct Found {
 }
 
 impl Found {
-    fn model<R: Read + Seek>(&mut self, wire: &mut Wire<R>, number: u64, field: &Field) -> Result<bool, String> {
+    fn model<R: Read + Seek>(
+        &mut self,
+        wire: &mut Wire<R>,
+        number: u64,
+        field: &Field,
+    ) -> Result<bool, String> {
         let Field::Bytes(len) = *field else { return Ok(false) };
         match number {
             7 => {
@@ -108,7 +115,12 @@ impl Found {
         Ok(true)
     }
 
-    fn graph<R: Read + Seek>(&mut self, wire: &mut Wire<R>, number: u64, field: &Field) -> Result<bool, String> {
+    fn graph<R: Read + Seek>(
+        &mut self,
+        wire: &mut Wire<R>,
+        number: u64,
+        field: &Field,
+    ) -> Result<bool, String> {
         let Field::Bytes(len) = *field else { return Ok(false) };
         match number {
             1 => wire.message(len, &mut |w, n, f| self.node(w, n, f))?,
@@ -119,13 +131,23 @@ impl Found {
         Ok(true)
     }
 
-    fn training<R: Read + Seek>(&mut self, wire: &mut Wire<R>, number: u64, field: &Field) -> Result<bool, String> {
+    fn training<R: Read + Seek>(
+        &mut self,
+        wire: &mut Wire<R>,
+        number: u64,
+        field: &Field,
+    ) -> Result<bool, String> {
         let (Field::Bytes(len), 1 | 2) = (field, number) else { return Ok(false) };
         wire.message(*len, &mut |w, n, f| self.graph(w, n, f))?;
         Ok(true)
     }
 
-    fn function<R: Read + Seek>(&mut self, wire: &mut Wire<R>, number: u64, field: &Field) -> Result<bool, String> {
+    fn function<R: Read + Seek>(
+        &mut self,
+        wire: &mut Wire<R>,
+        number: u64,
+        field: &Field,
+    ) -> Result<bool, String> {
         let Field::Bytes(len) = *field else { return Ok(false) };
         match number {
             7 => wire.message(len, &mut |w, n, f| self.node(w, n, f))?,
@@ -135,13 +157,23 @@ impl Found {
         Ok(true)
     }
 
-    fn node<R: Read + Seek>(&mut self, wire: &mut Wire<R>, number: u64, field: &Field) -> Result<bool, String> {
+    fn node<R: Read + Seek>(
+        &mut self,
+        wire: &mut Wire<R>,
+        number: u64,
+        field: &Field,
+    ) -> Result<bool, String> {
         let (Field::Bytes(len), 5) = (field, number) else { return Ok(false) };
         wire.message(*len, &mut |w, n, f| self.attribute(w, n, f))?;
         Ok(true)
     }
 
-    fn attribute<R: Read + Seek>(&mut self, wire: &mut Wire<R>, number: u64, field: &Field) -> Result<bool, String> {
+    fn attribute<R: Read + Seek>(
+        &mut self,
+        wire: &mut Wire<R>,
+        number: u64,
+        field: &Field,
+    ) -> Result<bool, String> {
         let Field::Bytes(len) = *field else { return Ok(false) };
         match number {
             5 | 10 => self.tensor(wire, len)?,
@@ -152,7 +184,12 @@ impl Found {
         Ok(true)
     }
 
-    fn sparse<R: Read + Seek>(&mut self, wire: &mut Wire<R>, number: u64, field: &Field) -> Result<bool, String> {
+    fn sparse<R: Read + Seek>(
+        &mut self,
+        wire: &mut Wire<R>,
+        number: u64,
+        field: &Field,
+    ) -> Result<bool, String> {
         let (Field::Bytes(len), 1 | 2) = (field, number) else { return Ok(false) };
         self.tensor(wire, *len)?;
         Ok(true)

@@ -19,8 +19,7 @@ pub use folder::model_file;
 pub struct Contents {
     /// Files with weights, absolute and without links, sorted, each once.
     pub external: Vec<PathBuf>,
-    /// Elements of all floating-point tensors, quantised ones included. An exporter may write a tied weight twice; it
-    /// then counts twice.
+    /// Weights, quantised ones included. An exporter may write a tied weight twice; it then counts twice.
     pub parameters: u64,
     /// Bytes of the tensors' values, in the file and in external ones.
     pub bytes: u64,
@@ -38,10 +37,9 @@ impl Contents {
         let root = external::Root::of(path)?;
         for tensor in &tensors {
             let bytes = tensor.bytes().map_err(|reason| fault(path, &tensor.name, &reason))?;
-            let (elements, outside) = (tensor.elements.unwrap_or(0), root.file_of(path, tensor)?);
-            contents.parameters = contents.parameters.saturating_add(if tensor.is_weight() { elements } else { 0 });
+            contents.parameters = contents.parameters.saturating_add(tensor.weights());
             contents.bytes = contents.bytes.saturating_add(bytes.unwrap_or(0));
-            contents.external.extend(outside);
+            contents.external.extend(root.file_of(path, tensor)?);
         }
         contents.external.sort();
         contents.external.dedup();

@@ -57,7 +57,8 @@ fn finite(text: &str) -> String {
     while let Some(first) = rest.chars().next() {
         let word = ["-Infinity", "Infinity", "NaN"].into_iter().find(|w| !in_string && rest.starts_with(w));
         let escaped = in_string && first == '\\';
-        let step = word.map_or_else(|| rest.chars().take(1 + usize::from(escaped)).map(char::len_utf8).sum(), str::len);
+        let step = word
+            .map_or_else(|| rest.chars().take(1 + usize::from(escaped)).map(char::len_utf8).sum(), str::len);
         out.push_str(if word.is_some() { "null" } else { &rest[..step] });
         in_string ^= first == '"';
         rest = &rest[step..];
@@ -82,7 +83,8 @@ mod tests {
 
     #[test]
     fn python_numbers_are_read() {
-        let text = r#"{"time_step_limit": [0.0, Infinity, -Infinity, NaN], "note": "a \" Infinity", "n_ctx": 7}"#;
+        let text =
+            r#"{"time_step_limit": [0.0, Infinity, -Infinity, NaN], "note": "a \" Infinity", "n_ctx": 7}"#;
         assert_eq!(Config::parse(text.as_bytes()).map(|c| c.context), Ok(Some(7)));
         assert!(finite(text).contains("a \\\" Infinity"));
     }

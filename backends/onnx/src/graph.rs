@@ -82,7 +82,12 @@ fn session(runtime: &Runtime, path: &Path) -> ort::Result<Session> {
 }
 
 /// The tensor of an input: `[1, length]`, with what stands beyond the tokens masked.
-fn input(tokens: &[u32], length: usize, role: Role, integer: Integer) -> ort::Result<SessionInputValue<'static>> {
+fn input(
+    tokens: &[u32],
+    length: usize,
+    role: Role,
+    integer: Integer,
+) -> ort::Result<SessionInputValue<'static>> {
     let value = |i: usize| match role {
         Role::Ids => tokens.get(i).copied().unwrap_or(0),
         Role::Mask => u32::from(i < tokens.len()),

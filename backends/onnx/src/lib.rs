@@ -18,7 +18,8 @@ mod signature;
 use std::path::{Path, PathBuf};
 
 use bheval_abi::{
-    Backend, Dtype, Failure, ForestView, Info, Kind, LanguageModel, LogitsTable, Opening, Status, logits_table,
+    Backend, Dtype, Failure, ForestView, Info, Kind, LanguageModel, LogitsTable, Opening, Status,
+    logits_table,
 };
 use bheval_onnx_file::{Contents, Fault, model_file};
 

@@ -91,7 +91,7 @@ fn version(file: &Path) -> Result<String, String> {
     }
     // SAFETY: the library's initialisers run here; the user installed it, or named it in a variable.
     let library = unsafe { libloading::Library::new(&absolute) }
-        .map_err(|e| format!("{here} can't be loaded as a library ({e})"))?;
+        .map_err(|e| format!("{here} can't be loaded as a library ({})", root_of(&e)))?;
     // Never unloaded: it may have started threads, and the one that fits is about to be used.
     let library = ManuallyDrop::new(library);
     type Base = unsafe extern "system" fn() -> *const ort::sys::OrtApiBase;
@@ -108,6 +108,11 @@ fn version(file: &Path) -> Result<String, String> {
     // SAFETY: not null; static and terminated, as the table's documentation says.
     let text = unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned();
     if fits(&text) { Ok(text) } else { Err(format!("{here} is version {text}")) }
+}
+
+/// What lies at the bottom of an error: the words of the system's loader.
+fn root_of(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), root_of)
 }
 
 /// Whether a version is one that can be used: 1.17 or newer.
@@ -141,7 +146,8 @@ mod tests {
         let file = folder.path().join("libonnxruntime.so");
         std::fs::write(&file, "text").expect("written");
         assert!(version(&file).is_err_and(|e| e.contains("can't be loaded as a library")));
-        let libc = ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/libc.so.6", "/lib/aarch64-linux-gnu/libc.so.6"];
+        let libc =
+            ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/libc.so.6", "/lib/aarch64-linux-gnu/libc.so.6"];
         if let Some(libc) = libc.iter().map(Path::new).find(|p| p.exists()) {
             assert!(version(libc).is_err_and(|e| e.contains("is not onnxruntime")));
         }

@@ -215,7 +215,8 @@ mod tests {
         let parent = [NO_PARENT, 0, NO_PARENT, 2, 3];
         let forest = ForestView::new(&[1, 2, 3, 4, 5], &parent, &[0, 1, 0, 0, 1]).expect("well formed");
         let chains = chains(forest).expect("chains");
-        let found: Vec<_> = chains.iter().map(|c| (c.first, c.tokens.to_vec(), c.wanted().collect())).collect();
+        let found: Vec<_> =
+            chains.iter().map(|c| (c.first, c.tokens.to_vec(), c.wanted().collect())).collect();
         assert_eq!(found, [(0, vec![1, 2], vec![1]), (2, vec![3, 4, 5], vec![2_usize])]);
     }
 }

@@ -161,12 +161,17 @@ mod tests {
             let file = "lib/python3.11/site-packages/onnxruntime/capi/libonnxruntime.so.1.23.2";
             touch(root.path().join(prefix).join(file))
         };
-        let (venv, base, pyenv, user) = (wheel("venv"), wheel("base"), wheel("pyenv/versions/3.12.1"), wheel("home/.local"));
+        let (venv, base, pyenv, user) =
+            (wheel("venv"), wheel("base"), wheel("pyenv/versions/3.12.1"), wheel("home/.local"));
         touch(root.path().join("base/bin/python3"));
         touch(root.path().join("pyenv/shims/python3"));
         let around = Surroundings {
             environments: vec![root.path().join("venv")],
-            path: vec![root.path().join("nothing"), root.path().join("base/bin"), root.path().join("pyenv/shims")],
+            path: vec![
+                root.path().join("nothing"),
+                root.path().join("base/bin"),
+                root.path().join("pyenv/shims"),
+            ],
             home: Some(root.path().join("home")),
             ..Surroundings::default()
         };
@@ -180,7 +185,8 @@ mod tests {
     fn an_interpreter_that_is_a_link_leads_to_its_own_packages_first() {
         let root = tempfile::tempdir().expect("a folder");
         let file = "lib/python3.11/site-packages/onnxruntime/capi/libonnxruntime.so";
-        let (venv, base) = (touch(root.path().join("venv").join(file)), touch(root.path().join("base").join(file)));
+        let (venv, base) =
+            (touch(root.path().join("venv").join(file)), touch(root.path().join("base").join(file)));
         let python = touch(root.path().join("base/bin/python3.11"));
         std::fs::create_dir_all(root.path().join("venv/bin")).expect("made");
         std::os::unix::fs::symlink(python, root.path().join("venv/bin/python3")).expect("linked");

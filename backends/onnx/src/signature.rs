@@ -68,7 +68,10 @@ impl Signature {
             lengths.extend(length);
         }
         if !inputs.iter().any(|(_, role, _)| *role == Role::Ids) {
-            return Err(unsupported(format!("it has no input `input_ids`; its inputs are: {}", list(session.inputs()))));
+            return Err(unsupported(format!(
+                "it has no input `input_ids`; its inputs are: {}",
+                list(session.inputs())
+            )));
         }
         let (logits, length) = output(session)?;
         lengths.extend(length);
@@ -76,7 +79,9 @@ impl Signature {
         match lengths[..] {
             [] => Ok(Self { inputs, logits, length: None }),
             [length] => Ok(Self { inputs, logits, length: Some(length) }),
-            _ => Err(unsupported(format!("its inputs and outputs have different fixed lengths: {lengths:?}"))),
+            _ => {
+                Err(unsupported(format!("its inputs and outputs have different fixed lengths: {lengths:?}")))
+            }
         }
     }
 }
@@ -103,7 +108,9 @@ fn input(outlet: &Outlet) -> Result<(Role, Integer, Option<usize>), Failure> {
         return Err(wrong("where [batch, sequence] was expected"));
     };
     if !takes_one(batch) {
-        return Err(wrong("a batch of a fixed size: sentences are fed one by one, so export it with a dynamic batch"));
+        return Err(wrong(
+            "a batch of a fixed size: sentences are fed one by one, so export it with a dynamic batch",
+        ));
     }
     Ok((role, integer, fixed(length)))
 }
@@ -122,7 +129,9 @@ fn unknown_input(name: &str) -> String {
 fn output(session: &Session) -> Result<(Float, Option<usize>), Failure> {
     let outlet = session.outputs().iter().find(|o| o.name() == LOGITS).ok_or_else(|| {
         let outputs = list(session.outputs());
-        unsupported(format!("it has no output `{LOGITS}`; its outputs are: {outputs}. Export the causal language model class"))
+        unsupported(format!(
+            "it has no output `{LOGITS}`; its outputs are: {outputs}. Export the causal language model class"
+        ))
     })?;
     let wrong = |why: &str| unsupported(format!("its output `{LOGITS}` is {}, {why}", outlet.dtype()));
     let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else {

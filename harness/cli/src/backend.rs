@@ -11,7 +11,7 @@ use crate::args::{DtypeArg, ModelArgs};
 
 /// The backends that are part of this binary.
 pub(crate) fn linked() -> Vec<&'static Backend> {
-    vec![&bheval_candle::BACKEND]
+    vec![&bheval_candle::BACKEND, &bheval_onnx::BACKEND]
 }
 
 /// The backend that `--backend` names for a model.
@@ -20,7 +20,7 @@ pub(crate) fn find(args: &ModelArgs) -> anyhow::Result<Library> {
     if typed.contains(['/', '\\']) || typed.ends_with(std::env::consts::DLL_SUFFIX) {
         return Ok(Library::open(Path::new(typed), args.backend_sha256.as_deref())?);
     }
-    let name = if typed == "auto" { architecture(&args.model)? } else { typed.clone() };
+    let name = if typed == "auto" { automatic(&args.model)? } else { typed.clone() };
     let pin = args.backend_sha256.as_deref();
     if pin.is_some() && is_linked(&name)? {
         bail!(
@@ -69,12 +69,35 @@ fn searched() -> String {
     plugin_folders().iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
+/// Name of the backend for ONNX files.
+const ONNX: &str = "onnx";
+
+/// The backend that a model's files ask for: `onnx` for an ONNX file, or for a folder that has no other weights or an
+/// architecture that nothing else runs; else the architecture.
+fn automatic(model: &Path) -> anyhow::Result<String> {
+    let onnx = || bheval_onnx_file::model_file(model).is_ok();
+    if model.is_file() && model.extension().is_some_and(|e| e == "onnx") {
+        return Ok(ONNX.to_owned());
+    }
+    if model.is_dir() && !has_safetensors(model) && onnx() {
+        return Ok(ONNX.to_owned());
+    }
+    let architecture = architecture(model)?;
+    let is_known = named(&architecture, None)?.is_some();
+    Ok(if !is_known && onnx() { ONNX.to_owned() } else { architecture })
+}
+
+fn has_safetensors(folder: &Path) -> bool {
+    let mut entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    entries.any(|e| e.path().extension().is_some_and(|e| e == "safetensors"))
+}
+
 /// `model_type` of a model's `config.json`.
 fn architecture(model: &Path) -> anyhow::Result<String> {
     let path = model.join("config.json");
     let bytes = std::fs::read(&path).with_context(|| {
         format!(
-            "no model at {}: --model takes a folder with config.json and weights, and {} can't be read",
+            "no model at {}: --model takes a folder with config.json and weights, or an .onnx file, and {} can't be read",
             model.display(),
             path.display()
         )
@@ -87,32 +110,42 @@ fn architecture(model: &Path) -> anyhow::Result<String> {
 }
 
 /// How the arguments open a model.
-pub(crate) fn options(args: &ModelArgs) -> ModelOptions {
-    ModelOptions {
-        path: args.model.clone(),
+///
+/// # Errors
+/// A folder in which it can't be told which ONNX file is meant.
+pub(crate) fn options(args: &ModelArgs, library: &Library) -> anyhow::Result<ModelOptions> {
+    // The folder may hold weights for other backends too; the file says in the results which ones these were.
+    let onnx = library.name() == ONNX;
+    let path = if onnx { bheval_onnx_file::model_file(&args.model)? } else { args.model.clone() };
+    Ok(ModelOptions {
+        path,
         threads: args.threads.unwrap_or_else(cores),
         dtype: match args.dtype {
             DtypeArg::F32 => Dtype::F32,
             DtypeArg::Bf16 => Dtype::BF16,
         },
         memory: args.memory,
-    }
+    })
 }
 
 fn cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
 }
 
-/// The folder that the tokenizer is read from.
+/// The folder that the tokenizer is read from: the one that was named, or the model's.
 pub(crate) fn tokenizer_folder(args: &ModelArgs) -> PathBuf {
-    args.tokenizer.clone().unwrap_or_else(|| args.model.clone())
+    args.tokenizer.clone().unwrap_or_else(|| match args.model.parent() {
+        Some(folder) if args.model.is_file() && folder.as_os_str().is_empty() => PathBuf::from("."),
+        Some(folder) if args.model.is_file() => folder.to_path_buf(),
+        _ => args.model.clone(),
+    })
 }
 
 /// Model and tokenizer, for the commands that take text of the user's own.
 pub(crate) fn open(args: &ModelArgs) -> anyhow::Result<(Model, Tokenizer)> {
     let library = find(args)?;
     let tokenizer = Tokenizer::load_for(&tokenizer_folder(args), &args.model)?;
-    Ok((Model::open(&library, &options(args))?, tokenizer))
+    Ok((Model::open(&library, &options(args, &library)?)?, tokenizer))
 }
 
 /// Refuses a reading of masked models for a causal one.

@@ -1,8 +1,9 @@
 //! Scores requests in batches: neighbours in sorted order share prefixes, so one forest holds them cheaply. What a
-//! request scores does not depend on its batch; that is the backend's promise, and a test holds it to it.
+//! request scores does not depend on its batch; that is the backend's promise, and a test holds it to it. A backend
+//! that takes chains only promises it for whole chains, so for it nothing is shared.
 
 use bheval_data::encode::Request;
-use bheval_host::{Error, Forest, Model, Route};
+use bheval_host::{Error, Forest, Library, Model, Route};
 
 use crate::store::Record;
 
@@ -109,11 +110,20 @@ fn score_batch(
     route: Route,
 ) -> Result<(Vec<Record>, u64), Error> {
     let mut forest = Forest::new();
-    let paths: Vec<Vec<u32>> =
-        batch.iter().map(|&i| forest.insert(&requests[i].ids, &requests[i].scored)).collect();
+    let library = model.library();
+    let paths: Vec<Vec<u32>> = batch.iter().map(|&i| insert(&mut forest, library, &requests[i])).collect();
     let scored = model.score(&forest, route)?;
     let records = batch.iter().zip(&paths).map(|(&i, path)| sum(&requests[i], path, &scored.log_prob));
     Ok((records.collect(), scored.fed))
+}
+
+/// Puts a request into a forest for this backend; returns the node of each position.
+pub(crate) fn insert(forest: &mut Forest, library: &Library, request: &Request) -> Vec<u32> {
+    if library.takes_forests() {
+        forest.insert(&request.ids, &request.scored)
+    } else {
+        forest.insert_alone(&request.ids, &request.scored)
+    }
 }
 
 /// The request's log-probability: f32 terms, summed in f64 from left to right. The sum of so few terms is all but exact,

@@ -6,7 +6,7 @@ use bheval_data::tokenizer::Tokenizer;
 use bheval_host::{Forest, Model, Route};
 
 use crate::Error;
-use crate::batch::halving;
+use crate::batch::{halving, insert};
 use crate::questions::check;
 
 /// How a sentence becomes ids.
@@ -92,7 +92,8 @@ fn score_part(
     cuts: &[Cut],
 ) -> Result<Vec<SentenceScore>, bheval_host::Error> {
     let mut forest = Forest::new();
-    let paths: Vec<_> = cuts.iter().map(|c| forest.insert(&c.request.ids, &c.request.scored)).collect();
+    let library = model.library();
+    let paths: Vec<_> = cuts.iter().map(|c| insert(&mut forest, library, &c.request)).collect();
     let scored = model.score(&forest, Route::Forest)?;
     Ok(cuts.iter().zip(&paths).map(|(cut, path)| sentence(tokenizer, cut, path, &scored.log_prob)).collect())
 }
