@@ -57,7 +57,7 @@ impl Scorer {
         forest.check_tokens(self.vocab)?;
         forest.check_causal()?;
         let chains = chains(forest)?;
-        let results = self.each(&chains, |graph, chain| scores(graph, chain));
+        let results = self.each(&chains, scores);
         let mut fed = 0;
         for (chain, result) in chains.iter().zip(results) {
             let values = result?;
@@ -73,7 +73,7 @@ impl Scorer {
     pub(crate) fn logits(&self, forest: ForestView<'_>, out: &mut [f32]) -> Result<(), Failure> {
         forest.check_tokens(self.vocab)?;
         let chains = chains(forest)?;
-        let results = self.each(&chains, |graph, chain| logits(graph, chain));
+        let results = self.each(&chains, logits);
         let mut room = out.chunks_exact_mut(self.vocab as usize);
         for rows in results {
             for (row, room) in rows?.iter().zip(&mut room) {
