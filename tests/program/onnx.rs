@@ -128,6 +128,9 @@ fn a_missing_library_is_explained() {
     ran(&output).refused(2, &["none.so", "can't be opened", "pip install onnxruntime", "ORT_DYLIB_PATH"]);
     std::fs::write(&named, "no library").expect("written");
     ran(&command.output().expect("starts")).refused(2, &["can't be loaded as a library", "1.17 or newer"]);
+    let old = bheval_tests::plugins::compiled(&bheval.path(""), "old_onnxruntime");
+    let output = command.env("ORT_DYLIB_PATH", &old).output().expect("the program starts");
+    ran(&output).refused(2, &["is version 1.16.3", "1.17 or newer"]);
     let unset = command.env_remove("ORT_DYLIB_PATH").output().expect("the program starts");
     if unset.status.code() != Some(0) {
         ran(&unset).refused(2, &["none is there", "beside the binary", "pip install onnxruntime"]);
@@ -136,8 +139,9 @@ fn a_missing_library_is_explained() {
     let binary = bheval.path("bin/bheval");
     std::fs::create_dir(bheval.path("bin")).expect("made");
     std::fs::copy(env!("CARGO_BIN_EXE_bheval"), &binary).expect("copied");
-    let library = onnxruntime();
-    std::fs::copy(library, binary.with_file_name(library.file_name().expect("a name"))).expect("copied");
+    let runtime = bheval_onnx::runtime::Runtime::load(onnxruntime()).expect("the library loads");
+    let library = runtime.path;
+    std::fs::copy(&library, binary.with_file_name(library.file_name().expect("a name"))).expect("copied");
     let mut moved = Command::new(&binary);
     moved.env_clear().arg("inspect").arg("--model").arg(&file).arg("--tokenizer").arg(model("llama"));
     ran(&moved.output().expect("the program starts")).done();

@@ -37,12 +37,13 @@ impl Runtime {
         Self::get_by(|| find(&Surroundings::of_process()))
     }
 
-    /// As [`Runtime::get`], but from this file, where none is loaded yet.
+    /// As [`Runtime::get`], but from this file, or the one in this folder, where none is loaded yet: as if
+    /// [`VARIABLE`] named it.
     ///
     /// # Errors
     /// A file that is no library, no onnxruntime, or too old a one.
-    pub fn load(file: &Path) -> Result<Self, Failure> {
-        Self::get_by(|| version(file).map(|version| (file.to_path_buf(), version)).map_err(|e| refused(&e)))
+    pub fn load(named: &Path) -> Result<Self, Failure> {
+        Self::get_by(|| find(&Surroundings { named: Some(named.to_path_buf()), ..Surroundings::default() }))
     }
 
     fn get_by(find: impl FnOnce() -> Result<(PathBuf, String), Failure>) -> Result<Self, Failure> {
@@ -65,7 +66,8 @@ fn find(around: &Surroundings) -> Result<(PathBuf, String), Failure> {
     let mut unfit = Vec::new();
     for file in around.candidates() {
         match version(&file) {
-            Ok(version) => return Ok((file, version)),
+            // A relative path would be looked for beside the binary first.
+            Ok(version) => return Ok((file.canonicalize().unwrap_or(file), version)),
             Err(reason) => unfit.push(reason),
         }
     }
