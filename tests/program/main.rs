@@ -7,6 +7,7 @@ mod isolate;
 mod kit;
 mod masked;
 mod ngram;
+mod onnx;
 mod plugins;
 mod resume;
 mod score;

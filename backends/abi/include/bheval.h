@@ -59,7 +59,8 @@ typedef struct BhevalModel BhevalModel;
 // Minor version of the contract. A host reads what both sides know.
 #define BHEVAL_MINOR 0
 
-// Feature bit: any forest is evaluated natively, each node once. Without it the host sends flat chains only.
+// Feature bit: any forest is evaluated natively, each node once. Without it the host sends flat chains only, one for each
+// sequence that is asked for: sequences that begin alike are not merged, so each value comes from its own chain.
 #define BHEVAL_FEATURE_FOREST 1
 
 // Borrowed UTF-8 text, not terminated by a zero byte. Empty text may have a null pointer.
@@ -154,7 +155,7 @@ typedef struct BhevalModelInfo {
 //
 // A node's parent comes before it (`parent[i] < i`) or is `BHEVAL_NO_PARENT`. A flat batch of sequences is the special case
 // of a forest of chains. A backend without `BHEVAL_FEATURE_FOREST` is only ever given chains, each in consecutive
-// nodes.
+// nodes and each a whole sequence, also where another one begins alike.
 typedef struct BhevalForest {
     // `sizeof(BhevalForest)` as the caller knows it.
     size_t size;
@@ -205,7 +206,8 @@ typedef struct BhevalBackend {
     // Fills `info`. Its texts live until `close`. [any thread; one call at a time per model]
     BhevalStatus (*describe)(BhevalModel *model, struct BhevalModelInfo *info, struct BhevalMessage *message);
     // Scores the wanted nodes of a forest. The answer for a node depends on its path alone: not on other nodes, their
-    // order, earlier calls or threads, bit for bit. [any thread; one call at a time per model]
+    // order, earlier calls or threads, bit for bit. Without `BHEVAL_FEATURE_FOREST` it may also depend on the tokens that
+    // follow in its chain, whose number decides how a library rounds. [any thread; one call at a time per model]
     BhevalStatus (*score)(BhevalModel *model,
                           const struct BhevalForest *forest,
                           struct BhevalScores *scores,

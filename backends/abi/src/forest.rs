@@ -11,7 +11,7 @@ pub const NO_PARENT: u32 = u32::MAX;
 ///
 /// A node's parent comes before it (`parent[i] < i`) or is [`NO_PARENT`]. A flat batch of sequences is the special case
 /// of a forest of chains. A backend without [`crate::FEATURE_FOREST`] is only ever given chains, each in consecutive
-/// nodes.
+/// nodes and each a whole sequence, also where another one begins alike.
 #[repr(C)]
 #[derive(Debug)]
 pub struct Forest {

@@ -11,7 +11,8 @@ pub const MAJOR: u32 = 1;
 /// Minor version of the contract. A host reads what both sides know.
 pub const MINOR: u32 = 0;
 
-/// Feature bit: any forest is evaluated natively, each node once. Without it the host sends flat chains only.
+/// Feature bit: any forest is evaluated natively, each node once. Without it the host sends flat chains only, one for each
+/// sequence that is asked for: sequences that begin alike are not merged, so each value comes from its own chain.
 pub const FEATURE_FOREST: u64 = 1;
 
 /// Number format of weights and products. Sums and log-probabilities are f32 or better in each of them.
@@ -115,7 +116,8 @@ pub struct Backend {
         unsafe extern "C" fn(model: *mut RawModel, info: *mut ModelInfo<'_>, message: *mut Message) -> Status,
     >,
     /// Scores the wanted nodes of a forest. The answer for a node depends on its path alone: not on other nodes, their
-    /// order, earlier calls or threads, bit for bit. [any thread; one call at a time per model]
+    /// order, earlier calls or threads, bit for bit. Without [`FEATURE_FOREST`] it may also depend on the tokens that
+    /// follow in its chain, whose number decides how a library rounds. [any thread; one call at a time per model]
     pub score: Option<
         unsafe extern "C" fn(
             model: *mut RawModel,

@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use bheval_abi::NO_PARENT;
 
-/// A forest of token prefixes that grows by whole sequences; sequences that begin alike share nodes.
+/// A forest of token prefixes that grows by whole sequences. Sequences that begin alike share nodes where they are put
+/// in with [`Forest::insert`], which is for backends that take forests; with [`Forest::insert_alone`] each stays whole.
 #[derive(Clone, Debug, Default)]
 pub struct Forest {
     pub(crate) token: Vec<u32>,
@@ -56,6 +57,18 @@ impl Forest {
             path.push(above);
         }
         path
+    }
+
+    /// As [`Forest::insert`], but shares nothing: the sequence is a chain of its own, and each of its values is asked
+    /// for in it. A backend without [`FEATURE_FOREST`](crate::FEATURE_FOREST) may round by the length of a chain, so a
+    /// value that was taken from another sequence's chain would depend on what else was asked.
+    ///
+    /// # Panics
+    /// If `scored` is not as long as `ids`.
+    pub fn insert_alone(&mut self, ids: &[u32], scored: &[bool]) -> Vec<u32> {
+        assert_eq!(ids.len(), scored.len(), "one mark for each id");
+        let chain: Vec<(u32, bool)> = ids.iter().copied().zip(scored.iter().copied()).collect();
+        self.push_chain(&chain).map(|node| node as u32).collect()
     }
 
     fn child(&mut self, parent: u32, token: u32) -> u32 {
@@ -132,6 +145,15 @@ mod tests {
         assert_eq!(good[..2], bad[..2]);
         assert_ne!(good[3], bad[3]);
         assert_eq!(forest.wanted().count(), 5);
+    }
+
+    #[test]
+    fn a_sequence_that_stands_alone_shares_nothing() {
+        let mut forest = Forest::new();
+        forest.insert_alone(&[1, 5, 6], &[false, true, true]);
+        assert_eq!(forest.insert_alone(&[1, 5, 6], &[false, true, false]), [3, 4, 5]);
+        assert_eq!(forest.parent, [NO_PARENT, 0, 1, NO_PARENT, 3, 4]);
+        assert_eq!(forest.wanted, [0, 1, 1, 0, 1, 0]);
     }
 
     #[test]

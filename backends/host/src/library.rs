@@ -194,7 +194,8 @@ impl Library {
         &self.inner.origin
     }
 
-    /// Whether it evaluates any forest natively.
+    /// Whether it evaluates any forest natively. Sequences for one that does not go into a forest by
+    /// [`Forest::insert_alone`](crate::Forest::insert_alone).
     #[must_use]
     pub fn takes_forests(&self) -> bool {
         self.inner.features & FEATURE_FOREST != 0

@@ -59,13 +59,13 @@ pub(crate) enum Command {
 /// A model and what runs it.
 #[derive(Debug, Args)]
 pub(crate) struct ModelArgs {
-    /// Folder with config.json, weights (safetensors, or model.ngram) and tokenizer.json
+    /// Folder with config.json, weights (safetensors, ONNX or model.ngram) and tokenizer.json, or an .onnx or .ngram file
     #[arg(long, value_name = "DIR")]
     pub(crate) model: PathBuf,
     /// Folder of the tokenizer, where it is not the model's
     #[arg(long, value_name = "DIR")]
     pub(crate) tokenizer: Option<PathBuf>,
-    /// `auto` (by config.json), a name that `bheval backends` lists, or the path of a plugin
+    /// `auto` (by the files of the model), a name that `bheval backends` lists, or the path of a plugin
     #[arg(long, default_value = "auto", value_name = "NAME|FILE")]
     pub(crate) backend: String,
     /// Load the plugin only if its file has this SHA-256

@@ -4,9 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use bheval_data::tokenizer::Tokenizer;
-use bheval_host::{
-    Backend, Dtype, Launch, Library, Model, ModelOptions, Source, file_name, plugin_folders,
-};
+use bheval_host::{Backend, Dtype, Launch, Library, Model, ModelOptions, Source, file_name, plugin_folders};
 
 use crate::args::{DtypeArg, ModelArgs};
 use crate::commands::worker;
@@ -14,7 +12,7 @@ use crate::commands::worker;
 /// The backends that are part of this binary.
 pub(crate) fn linked() -> Vec<&'static Backend> {
     let native = bheval_candle::BACKENDS.iter().map(|(table, _)| *table);
-    native.chain([&bheval_ngram::BACKEND]).collect()
+    native.chain([&bheval_onnx::BACKEND, &bheval_ngram::BACKEND]).collect()
 }
 
 /// The backend that `--backend` names for a model.
@@ -35,7 +33,7 @@ fn source(args: &ModelArgs) -> anyhow::Result<Source> {
     if typed.contains(['/', '\\']) || typed.ends_with(std::env::consts::DLL_SUFFIX) {
         return Ok(Source::File { path: typed.into(), pin });
     }
-    let name = if typed == "auto" { backend_of(architecture(&args.model)?)? } else { typed.clone() };
+    let name = if typed == "auto" { automatic(&args.model)? } else { typed.clone() };
     if linked_as(&name)?.is_some() {
         if pin.is_some() {
             bail!(
@@ -44,7 +42,7 @@ fn source(args: &ModelArgs) -> anyhow::Result<Source> {
         }
         return Ok(Source::Linked(name));
     }
-    match plugin_folders().into_iter().map(|folder| folder.join(file_name(&name))).find(|f| f.is_file()) {
+    match plugin(&name) {
         Some(path) => Ok(Source::File { path, pin }),
         None if typed == "auto" => bail!(
             "{} is of architecture `{name}`, for which there is no backend; {}",
@@ -81,12 +79,40 @@ fn searched() -> String {
     plugin_folders().iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
+/// The file of the plugin that a name stands for.
+fn plugin(name: &str) -> Option<PathBuf> {
+    plugin_folders().into_iter().map(|folder| folder.join(file_name(name))).find(|f| f.is_file())
+}
+
 /// The backend for an architecture: the linked one that opens it, or else a plugin of that name.
 fn backend_of(architecture: String) -> anyhow::Result<String> {
     match bheval_candle::BACKENDS.iter().find(|(_, opens)| opens.contains(&architecture.as_str())) {
         Some((table, _)) => Ok(Library::linked(table)?.name().to_owned()),
         None => Ok(architecture),
     }
+}
+
+/// Name of the backend for ONNX files.
+const ONNX: &str = "onnx";
+
+/// The backend that a model's files ask for: `onnx` for an ONNX file, or for a folder that has no other weights or an
+/// architecture that nothing else runs; else the architecture.
+fn automatic(model: &Path) -> anyhow::Result<String> {
+    let onnx = || bheval_onnx_file::model_file(model).is_ok();
+    if model.is_file() && model.extension().is_some_and(|e| e == "onnx") {
+        return Ok(ONNX.to_owned());
+    }
+    if model.is_dir() && !has_safetensors(model) && onnx() {
+        return Ok(ONNX.to_owned());
+    }
+    let name = backend_of(architecture(model)?)?;
+    let is_known = linked_as(&name)?.is_some() || plugin(&name).is_some();
+    Ok(if !is_known && onnx() { ONNX.to_owned() } else { name })
+}
+
+fn has_safetensors(folder: &Path) -> bool {
+    let mut entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    entries.any(|e| e.path().extension().is_some_and(|e| e == "safetensors"))
 }
 
 /// `model_type` of a model's `config.json`; an n-gram model's file says by its name what it is.
@@ -97,12 +123,13 @@ fn architecture(model: &Path) -> anyhow::Result<String> {
     let path = model.join("config.json");
     let bytes = std::fs::read(&path).with_context(|| {
         format!(
-            "no model at {}: --model takes a folder with config.json and weights, and {} can't be read",
+            "no model at {}: --model takes a folder with config.json and weights, or an .onnx file, and {} can't be read",
             model.display(),
             path.display()
         )
     })?;
-    let config = bheval_python_json::parse(&bytes).with_context(|| format!("{} is no JSON", path.display()))?;
+    let config =
+        bheval_python_json::parse(&bytes).with_context(|| format!("{} is no JSON", path.display()))?;
     let Some(found) = config["model_type"].as_str() else {
         bail!("{} has no `model_type`; name the architecture with --backend", path.display());
     };
@@ -110,7 +137,18 @@ fn architecture(model: &Path) -> anyhow::Result<String> {
 }
 
 /// How the arguments open a model.
-pub(crate) fn options(args: &ModelArgs) -> ModelOptions {
+///
+/// # Errors
+/// A folder in which it can't be told which ONNX file is meant.
+pub(crate) fn options(args: &ModelArgs, library: &Library) -> anyhow::Result<ModelOptions> {
+    // The folder may hold weights for other backends too; the file says in the results which ones these were.
+    let onnx = library.name() == ONNX;
+    let path = if onnx { bheval_onnx_file::model_file(&args.model)? } else { args.model.clone() };
+    Ok(ModelOptions { path, ..plain_options(args) })
+}
+
+/// As [`options`], whatever the backend: the model is what was typed.
+pub(crate) fn plain_options(args: &ModelArgs) -> ModelOptions {
     ModelOptions {
         path: args.model.clone(),
         threads: args.threads.unwrap_or_else(cores),
@@ -126,18 +164,18 @@ pub(crate) fn cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
 }
 
-/// The folder that the tokenizer is read from: the model's, or that of the model's file.
+/// The folder that the tokenizer is read from: the one that was named, or the model's.
 pub(crate) fn tokenizer_folder(args: &ModelArgs) -> PathBuf {
-    match (&args.tokenizer, args.model.parent()) {
-        (Some(folder), _) => folder.clone(),
-        (None, Some(folder)) if args.model.is_file() => folder.to_path_buf(),
-        (None, _) => args.model.clone(),
-    }
+    args.tokenizer.clone().unwrap_or_else(|| match args.model.parent() {
+        Some(folder) if args.model.is_file() && folder.as_os_str().is_empty() => PathBuf::from("."),
+        Some(folder) if args.model.is_file() => folder.to_path_buf(),
+        _ => args.model.clone(),
+    })
 }
 
 /// Model and tokenizer, for the commands that take text of the user's own.
 pub(crate) fn open(args: &ModelArgs) -> anyhow::Result<(Model, Tokenizer)> {
     let library = find(args)?;
     let tokenizer = Tokenizer::load_for(&tokenizer_folder(args), &args.model)?;
-    Ok((Model::open(&library, &options(args))?, tokenizer))
+    Ok((Model::open(&library, &options(args, &library)?)?, tokenizer))
 }

@@ -1,7 +1,8 @@
-//! Requests of models that are read left to right: a batch is one forest of prefixes.
+//! Requests of models that are read left to right: a batch is one forest of prefixes. A backend that takes chains only
+//! promises a score for whole chains, so for it nothing is shared.
 
 use bheval_data::encode::Request;
-use bheval_host::{Error, Forest, Model, Route};
+use bheval_host::{Error, Forest, Library, Model, Route};
 use sha2::{Digest, Sha256};
 
 use crate::ask::{Ask, sum};
@@ -30,10 +31,20 @@ impl Ask for Request {
 
     fn score(model: &mut Model, batch: &[&Self], route: Route) -> Result<(Vec<Record>, u64), Error> {
         let mut forest = Forest::new();
-        let paths: Vec<Vec<u32>> = batch.iter().map(|r| forest.insert(&r.ids, &r.scored)).collect();
+        let library = model.library();
+        let paths: Vec<Vec<u32>> = batch.iter().map(|r| insert(&mut forest, library, r)).collect();
         let scored = model.score(&forest, route)?;
         let records = batch.iter().zip(&paths).map(|(r, path)| record(r, path, &scored.log_prob));
         Ok((records.collect(), scored.fed))
+    }
+}
+
+/// Puts a request into a forest for this backend; returns the node of each position.
+pub(crate) fn insert(forest: &mut Forest, library: &Library, request: &Request) -> Vec<u32> {
+    if library.takes_forests() {
+        forest.insert(&request.ids, &request.scored)
+    } else {
+        forest.insert_alone(&request.ids, &request.scored)
     }
 }
 

@@ -5,15 +5,17 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use bheval_data::digest::hex;
+use bheval_onnx_file::model_file;
 use sha2::{Digest, Sha256};
 
 use crate::Error;
 
 /// SHA-256, in hex, over names and contents of a model's files: `config.json`, weights and their index in a folder, or a
-/// single file and the `config.json` beside it.
+/// single file and the `config.json` beside it. To an ONNX file belong the files that it keeps weights in. A folder that
+/// holds no safetensors stands for its ONNX file.
 ///
 /// # Errors
-/// A folder without such files, or one that can't be read.
+/// A folder without such files, one that can't be read, or an ONNX file whose own files can't be told.
 pub fn model_sha256(path: &Path) -> Result<String, Error> {
     let mut hash = Sha256::new();
     for file in files(path)? {
@@ -39,19 +41,36 @@ fn feed(hash: &mut Sha256, file: &mut File) -> std::io::Result<()> {
 
 fn files(path: &Path) -> Result<Vec<PathBuf>, Error> {
     if path.is_file() {
-        let config = path.with_file_name("config.json");
-        return Ok(std::iter::once(path.to_path_buf()).chain(config.is_file().then_some(config)).collect());
+        return with_company(path);
     }
     let entries = std::fs::read_dir(path).map_err(|e| unreadable(path, &e))?;
     let mut files: Vec<PathBuf> =
         entries.filter_map(Result::ok).map(|e| e.path()).filter(|p| decides(p)).collect();
     files.sort();
+    let weights = |f: &PathBuf| f.extension().is_some_and(|e| e == "safetensors");
+    if !files.iter().any(weights)
+        && let Ok(onnx) = model_file(path)
+    {
+        return with_company(&onnx);
+    }
     if files.is_empty() {
         return Err(Error::Model {
             path: path.to_path_buf(),
             reason: "no config.json and no weights".into(),
         });
     }
+    Ok(files)
+}
+
+/// A file with what decides its scores beside it.
+fn with_company(file: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut files = vec![file.to_path_buf()];
+    if file.extension().is_some_and(|e| e == "onnx") {
+        let fault = |f: bheval_onnx_file::Fault| Error::Model { path: f.path, reason: f.reason };
+        files.extend(bheval_onnx_file::Contents::read(file).map_err(fault)?.external);
+    }
+    let config = file.with_file_name("config.json");
+    files.extend(config.is_file().then_some(config));
     Ok(files)
 }
 

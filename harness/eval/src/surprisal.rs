@@ -7,6 +7,7 @@ use bheval_data::tokenizer::Tokenizer;
 use bheval_host::{Forest, Model, Route};
 
 use crate::batch::halving;
+use crate::causal::insert;
 use crate::masked::log_probs;
 use crate::questions::check;
 use crate::{AnyCut, Cutter, Error};
@@ -139,7 +140,8 @@ fn score_part(model: &mut Model, cuts: &[AnyCut]) -> Result<Vec<Vec<Option<f32>>
 
 fn score_causal(model: &mut Model, cuts: &[&Cut]) -> Result<Vec<Vec<Option<f32>>>, bheval_host::Error> {
     let mut forest = Forest::new();
-    let paths: Vec<_> = cuts.iter().map(|c| forest.insert(&c.request.ids, &c.request.scored)).collect();
+    let library = model.library();
+    let paths: Vec<_> = cuts.iter().map(|c| insert(&mut forest, library, &c.request)).collect();
     let scored = model.score(&forest, Route::Forest)?;
     let values = |(cut, path): (&&Cut, &Vec<u32>)| {
         let tokens = path.iter().zip(&cut.request.scored);

@@ -45,7 +45,7 @@ fn plan(args: &EvalArgs) -> anyhow::Result<Planned> {
     data::ensure(&tasks, &folders)?;
     Ok(Planned::resolve(PlanRequest {
         library: &library,
-        options: options(&args.model),
+        options: options(&args.model, &library)?,
         tokenizer: tokenizer_folder(&args.model),
         tasks,
         limit: args.limit.map(|l| l as usize),

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use bheval_host::Origin;
+use bheval_host::{Library, Origin};
 use bheval_verify::child::{self, End, Ended, Report};
 use bheval_verify::{CHECKS, Check, OPENS, Outcome as Ending, Subject, UNLOAD, Verdict};
 use comfy_table::ContentArrangement;
@@ -14,7 +14,7 @@ use indicatif::ProgressBar;
 use serde_json::json;
 
 use crate::args::{ModelArgs, VerifyArgs};
-use crate::backend::{find, options};
+use crate::backend::{find, options, plain_options};
 use crate::console::{Outcome, answer, complain};
 use crate::table::table;
 
@@ -63,7 +63,7 @@ fn run_child(
     report: &Path,
 ) -> anyhow::Result<Outcome> {
     let model = path(args)?;
-    let options = options(args);
+    let options = plain_options(args);
     let (threads, dtype, memory) = (options.threads, options.dtype, options.memory.min(MEMORY));
     let (verdict, library) = if let Some(file) = unload {
         (bheval_verify::unload(file, &model, threads, dtype, memory), None)
@@ -73,10 +73,17 @@ fn run_child(
             Origin::Linked => None,
             Origin::File { path, .. } => Some(path.clone()),
         };
-        (check.run(&Subject { library, path: model, threads, dtype, memory }), file)
+        let path = opened_path(args, &library)?;
+        (check.run(&Subject { library, path, threads, dtype, memory }), file)
     };
     Report { verdict, library }.write(report)?;
     Ok(Outcome::Done)
+}
+
+/// What that backend is given to open, in UTF-8.
+fn opened_path(args: &ModelArgs, library: &Library) -> anyhow::Result<String> {
+    let path = options(args, library)?.path;
+    path.to_str().map(str::to_owned).with_context(|| format!("{}: the path is not UTF-8", path.display()))
 }
 
 fn path(args: &ModelArgs) -> anyhow::Result<String> {
