@@ -8,14 +8,17 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 /// What can change a score: code, manifests, and the versions of everything it is built with.
-const PARTS: [&str; 9] = [
+const PARTS: [&str; 12] = [
     "Cargo.lock",
     "backends/abi/src",
     "backends/candle/src",
     "backends/host/src",
     "backends/ngram/src",
+    "backends/onnx/src",
+    "backends/onnx-file/src",
     "data/src",
     "data/manifests",
+    "data/python_json/src",
     "harness",
     "tasks/src",
 ];
