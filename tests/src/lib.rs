@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 pub mod fuzzing;
 pub mod plugins;
+pub mod recurrent;
 pub mod reference;
 
 /// The folder of golden references.

@@ -1,4 +1,4 @@
-//! Naive reference models: llama, GPT-2 and OPT written down in f64, one token's row at a time. They are the
+//! Naive reference models, transformers and recurrent ones, written down in f64, one token's row at a time. They are the
 //! definition that fast backends are compared with, so they favour the obvious over the quick.
 //!
 //! They take flat chains only, which makes them the test subjects of the flat adapter too.
@@ -7,8 +7,15 @@ mod chain;
 mod gpt2;
 mod layers;
 mod llama;
+mod lstm;
+mod mamba;
+mod mamba2;
+mod mlstm;
 mod opt;
+mod recurrent;
 mod weights;
+mod xlstm;
+mod xlstm_block;
 
 use bheval_abi::{
     Dtype, Failure, ForestView, Info, Kind, LanguageModel, LogitsTable, Opening, Status, logits_table,
@@ -20,8 +27,13 @@ use chain::Chain;
 pub use gpt2::Gpt2;
 pub use layers::{Linear, Rows};
 pub use llama::Llama;
+pub use lstm::Lstm;
+pub use mamba::Mamba;
+pub use mamba2::Mamba2;
 pub use opt::Opt;
 pub use weights::Folder;
+pub use xlstm::Xlstm;
+pub use xlstm_block::XlstmBlock;
 
 /// One decoder: what differs between the reference models.
 pub trait Architecture: Send + Sync + Sized + 'static {
@@ -36,14 +48,21 @@ pub trait Architecture: Send + Sync + Sized + 'static {
     /// What is missing, or a setting that this definition does not cover.
     fn load(folder: &Folder) -> Result<Self, Failure>;
 
-    /// Longest path in tokens.
-    fn context(&self) -> usize;
+    /// Longest path in tokens; a recurrent model has no limit.
+    fn context(&self) -> usize {
+        usize::MAX
+    }
 
     /// States after the final norm, one row a token. Tokens and length are in range.
     fn states(&self, tokens: &[u32]) -> Rows;
 
     /// From a state to the logits of the token that follows.
     fn head(&self) -> &Linear;
+
+    /// The logits of a state: what the head gives, unless something bounds them.
+    fn logits(&self, state: &[f64]) -> Vec<f64> {
+        self.head().apply(state)
+    }
 }
 
 /// An [`Architecture`] behind the backend contract.
@@ -70,7 +89,7 @@ impl<A: Architecture> LanguageModel for Reference<A> {
         let architecture = A::load(&folder)?;
         let info = Info {
             vocab: architecture.head().outputs() as u32,
-            context: architecture.context() as u32,
+            context: u32::try_from(architecture.context()).unwrap_or(0),
             nodes: NODES,
             kind: Kind::CAUSAL,
             parameters: folder.parameters()?,
@@ -132,14 +151,14 @@ impl<A: Architecture> Reference<A> {
     }
 
     fn log_prob(&self, state: &[f64], token: u32) -> Result<f32, Failure> {
-        let logits = self.architecture.head().apply(state);
+        let logits = self.architecture.logits(state);
         Ok(finite(logits[token as usize] - layers::log_sum_exp(&logits))? as f32)
     }
 
     /// The logits after each wanted node of a chain.
     fn wanted_logits(&self, chain: &Chain<'_>) -> Result<Rows, Failure> {
         let states = self.architecture.states(chain.tokens);
-        let row = |t: usize| self.architecture.head().apply(&states[t]).into_iter().map(finite).collect();
+        let row = |t: usize| self.architecture.logits(&states[t]).into_iter().map(finite).collect();
         chain.wanted().map(row).collect()
     }
 }
