@@ -18,7 +18,6 @@ pub mod locate;
 pub mod manifest;
 mod plain_path;
 pub mod protocol;
-pub mod python_json;
 pub mod tokenizer;
 
 pub use error::Error;

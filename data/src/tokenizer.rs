@@ -10,7 +10,6 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::digest::hex;
-use crate::python_json;
 
 /// What can go wrong on the way from text to ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -253,7 +252,7 @@ fn read_json(folder: &Path, name: &str, hash: &mut Sha256) -> Result<Value, Toke
         Err(e) => return Err(TokenizerError::Damaged { path: path.to_path_buf(), reason: e.to_string() }),
     };
     add(hash, name, &bytes);
-    python_json::parse(&bytes)
+    bheval_python_json::parse(&bytes)
         .map_err(|e| TokenizerError::Damaged { path: path.to_path_buf(), reason: e.to_string() })
 }
 

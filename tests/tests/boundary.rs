@@ -9,7 +9,7 @@ use bheval_abi::{
     Backend, Dtype, Failure, Forest, ForestView, Info, Kind, LOGITS_EXTENSION, LanguageModel, Logits,
     LogitsTable, Message, ModelInfo, NO_PARENT, OpenOptions, Opening, RawModel, Scores, Status, Text,
 };
-use bheval_candle::BACKEND;
+use bheval_candle::HGRN2 as BACKEND;
 use bheval_tests::golden;
 use proptest::collection::vec;
 use proptest::prelude::*;

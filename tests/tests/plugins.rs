@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bheval_abi::{Backend, Failure, ForestView, Info, LanguageModel, LogitsTable, Opening};
-use bheval_candle::BACKEND;
+use bheval_candle::HGRN2 as BACKEND;
 use bheval_host::{
     Dtype, Error, Forest, Kind, Library, Model, ModelInfo, ModelOptions, Origin, Route, Status,
 };

@@ -30,7 +30,7 @@ fn order_batches_and_threads_change_no_bit() {
     let folder = golden().join("hgrn2");
     let requests = requests(&Tokenizer::load(&folder).expect("a tokenizer"));
     assert_eq!(requests.len(), 67 * 8 * 2);
-    let library = Library::linked(&bheval_candle::BACKEND).expect("a linked table");
+    let library = Library::linked(&bheval_candle::HGRN2).expect("a linked table");
     let score = |threads: u32, requests: &[Request], order: Order, size: BatchSize| -> Vec<Record> {
         let options = ModelOptions { path: folder.clone(), threads, dtype: Dtype::F32, memory: 1 << 28 };
         let mut model = Model::open(&library, &options).expect("the model opens");

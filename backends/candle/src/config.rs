@@ -4,8 +4,10 @@
 
 use std::path::{Path, PathBuf};
 
-use bheval_abi::{Failure, Status};
-use serde_json::{Map, Value};
+use bheval_abi::Failure;
+use serde_json::Value;
+
+use crate::keys::Keys;
 
 /// The architectures that this backend knows, as `model_type` spells them.
 pub const KNOWN: [&str; 1] = ["hgrn2"];
@@ -50,20 +52,8 @@ impl Config {
     /// # Errors
     /// The key that is missing, of the wrong kind or not supported, with what was found.
     pub fn read(file: &Path) -> Result<Self, Failure> {
-        let text = std::fs::read_to_string(file).map_err(|e| {
-            Failure::model(format!("{}: {e}; is this the folder of a saved model?", file.display()))
-        })?;
-        let keys = serde_json::from_str(&text).map_err(|e| {
-            Failure::model(format!("{}: not a JSON object: {e}; copy the file again", file.display()))
-        })?;
-        Keys { file, keys }.config()
+        Keys::read(file)?.config()
     }
-}
-
-/// The keys of one file. A key that is `null` counts as absent.
-struct Keys<'a> {
-    file: &'a Path,
-    keys: Map<String, Value>,
 }
 
 impl Keys<'_> {
@@ -110,18 +100,7 @@ impl Keys<'_> {
     }
 
     fn refuse_unknown_architecture(&self) -> Result<(), Failure> {
-        let known = KNOWN.join(", ");
-        match self.get("model_type") {
-            None => {
-                return Err(self.wrong(&format!("the required key `model_type` is missing (known: {known})")));
-            }
-            Some(Value::String(found)) if KNOWN.contains(&found.as_str()) => {}
-            Some(found) => {
-                return Err(
-                    self.unsupported(&format!("`model_type` is {found}, but this backend knows: {known}"))
-                );
-            }
-        }
+        self.model_type(&KNOWN)?;
         if self.get("attn").is_some() {
             return Err(self.unsupported(
                 "`attn` asks for softmax attention in some layers, and only pure HGRN2 is implemented",
@@ -139,50 +118,6 @@ impl Keys<'_> {
                 Err(self.unsupported(&format!("`hidden_act` is {found}; swish (silu) is implemented")))
             }
         }
-    }
-
-    fn get(&self, key: &str) -> Option<&Value> {
-        self.keys.get(key).filter(|v| !v.is_null())
-    }
-
-    fn required(&self, key: &str) -> Result<usize, Failure> {
-        self.size(key)?.ok_or_else(|| {
-            self.wrong(&format!(
-                "the required key `{key}` is missing; was the file written by `save_pretrained`?"
-            ))
-        })
-    }
-
-    /// A size, at least 1.
-    fn size(&self, key: &str) -> Result<Option<usize>, Failure> {
-        let size = |v: &Value| v.as_u64().filter(|&n| (1..1 << 31).contains(&n)).map(|n| n as usize);
-        self.of_kind(key, "a whole number from 1 to 2^31 - 1", size)
-    }
-
-    fn epsilon(&self, key: &str) -> Result<Option<f64>, Failure> {
-        self.of_kind(key, "a number from 0 to 1", |v| v.as_f64().filter(|e| (0.0..1.0).contains(e)))
-    }
-
-    fn switch(&self, key: &str, default: bool) -> Result<bool, Failure> {
-        Ok(self.of_kind(key, "true or false", Value::as_bool)?.unwrap_or(default))
-    }
-
-    fn of_kind<T>(
-        &self,
-        key: &str,
-        kind: &str,
-        read: impl Fn(&Value) -> Option<T>,
-    ) -> Result<Option<T>, Failure> {
-        let wrong = |v: &Value| self.wrong(&format!("`{key}` is {v}, but must be {kind}"));
-        self.get(key).map(|v| read(v).ok_or_else(|| wrong(v))).transpose()
-    }
-
-    fn wrong(&self, what: &str) -> Failure {
-        Failure::model(format!("{}: {what}", self.file.display()))
-    }
-
-    fn unsupported(&self, what: &str) -> Failure {
-        Failure::new(Status::UNSUPPORTED, format!("{}: {what}", self.file.display()))
     }
 }
 

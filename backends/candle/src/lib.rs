@@ -1,75 +1,65 @@
-//! The native backend of bheval: HGRN2 on the CPU.
+//! The native backends of bheval, on the CPU: each one names a family of architectures.
 //!
-//! [`Hgrn2`] implements the contract of `bheval-abi`; [`BACKEND`] is its table. [`models::hgrn2`] is the readable
-//! definition on candle tensors, [`models::hgrn2_scorer`] the form that scores forests of prefixes with the arithmetic of
-//! [`kernels`], whose results depend on a node's path alone, bit for bit.
+//! [`BACKENDS`] are their tables. A model is read with candle; what scores forests of prefixes, or masked sequences, is
+//! the arithmetic of [`kernels`], whose results depend on a path, or a sequence, alone, bit for bit. [`scorer`] and
+//! [`masked`] are what architectures share; each of them is one file in [`models`].
 
 pub mod config;
+mod head;
 pub mod kernels;
+mod keys;
+pub mod masked;
 pub mod models;
+mod native;
 pub mod ops;
+pub mod scorer;
 #[cfg(test)]
 mod test_numbers;
 pub mod weights;
 
-use bheval_abi::{
-    Backend, Dtype, Failure, ForestView, Info, Kind, LanguageModel, LogitsTable, Opening, Status,
-    logits_table,
-};
+use std::path::Path;
+
+use bheval_abi::{Backend, Failure};
 use candle_core::DType;
 
+pub use head::Head;
 use kernels::Isa;
 use models::hgrn2::Hgrn2Weights;
-use models::hgrn2_scorer::Scorer;
-
-/// The backend's table, for hosts that link it in.
-pub static BACKEND: Backend = bheval_abi::backend::<Hgrn2>();
-
-static LOGITS: LogitsTable = logits_table::<Hgrn2>();
+use models::hgrn2_forest::Hgrn2Network;
+pub use native::{Family, Loaded, Native, Scorer};
+use scorer::Causal;
 
 /// HGRN2 behind the contract.
-pub struct Hgrn2 {
-    info: Info,
-    scorer: Scorer,
+pub type Hgrn2 = Native<Hgrn2Family>;
+
+/// The table of `--backend hgrn2`, for hosts that link it in.
+pub static HGRN2: Backend = bheval_abi::backend::<Hgrn2>();
+
+/// The tables of all native backends.
+pub static BACKENDS: [&Backend; 1] = [&HGRN2];
+
+/// HGRN2 (architectures.md 1).
+pub struct Hgrn2Family;
+
+impl Family for Hgrn2Family {
+    const NAME: &'static str = "hgrn2";
+    const ARCHITECTURES: &'static [&'static str] = &config::KNOWN;
+
+    fn load(path: &Path, threads: usize) -> Result<Loaded, Failure> {
+        let weights = Hgrn2Weights::load(path, DType::F32)?;
+        let scorer = Causal::new(Hgrn2Network::new(&weights)?, threads, Isa::best())?;
+        Ok(Loaded {
+            architecture: Self::NAME.to_owned(),
+            parameters: weights.parameters,
+            scorer: Scorer::Causal(Box::new(scorer)),
+        })
+    }
 }
 
-impl LanguageModel for Hgrn2 {
-    const NAME: &'static str = "hgrn2";
-    const VERSION: &'static str = env!("CARGO_PKG_VERSION");
-    const FOREST: bool = true;
-    const LOGITS: Option<&'static LogitsTable> = Some(&LOGITS);
-
-    fn open(options: &Opening) -> Result<Self, Failure> {
-        if options.dtype != Dtype::F32 {
-            return Err(Failure::new(
-                Status::UNSUPPORTED,
-                "the hgrn2 backend computes in f32 only; ask for f32, which also reads bf16 and f16 files",
-            ));
-        }
-        let weights = Hgrn2Weights::load(&options.path, DType::F32)?;
-        let scorer = Scorer::new(&weights, options.threads, Isa::best())?;
-        let info = Info {
-            vocab: weights.config.vocab as u32,
-            context: 0,
-            nodes: scorer.nodes(options.memory),
-            kind: Kind::CAUSAL,
-            parameters: weights.parameters,
-            architecture: Self::NAME.to_owned(),
-            dtype: "f32".to_owned(),
-        };
-        Ok(Self { info, scorer })
+/// The first `len` values of a buffer that grows as needed.
+fn room(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
     }
-
-    fn info(&self) -> &Info {
-        &self.info
-    }
-
-    /// A forest may have more than [`Info::nodes`] nodes; it then takes more memory than was planned for.
-    fn score(&mut self, forest: ForestView<'_>, log_prob: &mut [f32]) -> Result<u64, Failure> {
-        self.scorer.score(forest, log_prob)
-    }
-
-    fn logits(&mut self, forest: ForestView<'_>, out: &mut [f32]) -> Result<(), Failure> {
-        self.scorer.logits(forest, out)
-    }
+    &mut buffer[..len]
 }

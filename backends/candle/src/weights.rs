@@ -181,6 +181,16 @@ impl Weights {
     }
 }
 
+/// A tensor's values, row by row.
+pub(crate) fn floats(tensor: &Tensor) -> Result<Vec<f32>, Failure> {
+    tensor.flatten_all().and_then(|t| t.to_vec1()).map_err(internal)
+}
+
+/// A failure of candle where shapes were checked before.
+pub(crate) fn internal(error: candle_core::Error) -> Failure {
+    Failure::new(Status::INTERNAL, format!("candle: {error}"))
+}
+
 #[allow(unsafe_code)]
 fn map(file: &Path) -> Result<MmapedSafetensors, Failure> {
     // SAFETY: the mapping is read-only and dropped with `Weights`, right after loading. A file that another process cuts

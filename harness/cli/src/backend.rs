@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use bheval_data::python_json;
 use bheval_data::tokenizer::Tokenizer;
 use bheval_host::{Backend, Dtype, Kind, Library, Model, ModelInfo, ModelOptions, file_name, plugin_folders};
 
@@ -11,7 +10,7 @@ use crate::args::{DtypeArg, ModelArgs};
 
 /// The backends that are part of this binary.
 pub(crate) fn linked() -> Vec<&'static Backend> {
-    vec![&bheval_candle::BACKEND]
+    bheval_candle::BACKENDS.to_vec()
 }
 
 /// The backend that `--backend` names for a model.
@@ -79,7 +78,7 @@ fn architecture(model: &Path) -> anyhow::Result<String> {
             path.display()
         )
     })?;
-    let config = python_json::parse(&bytes).with_context(|| format!("{} is no JSON", path.display()))?;
+    let config = bheval_python_json::parse(&bytes).with_context(|| format!("{} is no JSON", path.display()))?;
     let Some(found) = config["model_type"].as_str() else {
         bail!("{} has no `model_type`; name the architecture with --backend", path.display());
     };

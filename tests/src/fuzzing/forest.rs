@@ -10,7 +10,7 @@ use bheval_abi::{
     Dtype, Forest, LOGITS_EXTENSION, Logits, LogitsTable, Message, NO_PARENT, OpenOptions, RawModel, Scores,
     Status, Text,
 };
-use bheval_candle::BACKEND;
+use bheval_candle::HGRN2 as BACKEND;
 
 use super::scratch::folder;
 use super::tiny::{self, VOCAB};

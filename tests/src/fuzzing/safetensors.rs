@@ -28,7 +28,7 @@ pub fn safetensors(bytes: &[u8]) {
     let folder = folder("model");
     fs::write(folder.join("config.json"), config).expect("the temporary folder can be written");
     fs::write(folder.join("model.safetensors"), weights).expect("the temporary folder can be written");
-    let library = Library::linked(&bheval_candle::BACKEND).expect("the linked table is whole");
+    let library = Library::linked(&bheval_candle::HGRN2).expect("the linked table is whole");
     let options = ModelOptions { path: folder, threads: 1, dtype: Dtype::F32, memory: 1 << 20 };
     match Model::open(&library, &options) {
         Ok(mut model) => scores(&mut model),

@@ -3,6 +3,7 @@
 //! The one invariant: a result depends on its own operands alone. Every output is the same sequence of correctly rounded
 //! operations whatever the number of rows, the place of a row, the thread or the instruction set.
 
+pub mod activation;
 pub mod elementwise;
 pub mod gemm;
 mod launch;

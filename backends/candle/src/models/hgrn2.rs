@@ -5,12 +5,12 @@
 
 use std::path::Path;
 
-use bheval_abi::{Failure, Status};
+use bheval_abi::Failure;
 use candle_core::{D, DType, Device, Result, Tensor};
 
 use crate::config::{Config, G_NORM_EPS_SINCE_2024};
 use crate::ops::gla::{Chunks, Inputs, chunked, recurrent};
-use crate::weights::Weights;
+use crate::weights::{Weights, internal};
 
 /// Which form of the recurrence a forward pass uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -303,9 +303,4 @@ impl Loader {
 fn differ(a: &Tensor, b: &Tensor) -> std::result::Result<bool, Failure> {
     let count = || a.ne(b)?.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>();
     Ok(count().map_err(internal)? > 0.0)
-}
-
-/// A failure of candle where shapes were checked before.
-pub(crate) fn internal(error: candle_core::Error) -> Failure {
-    Failure::new(Status::INTERNAL, format!("candle: {error}"))
 }

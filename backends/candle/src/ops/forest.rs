@@ -33,6 +33,7 @@ struct Step {
 pub struct Walk {
     nodes: Vec<u32>,
     parents: Vec<u32>,
+    depths: Vec<u32>,
     steps: Vec<Step>,
     saved: usize,
 }
@@ -52,7 +53,7 @@ impl Walk {
     pub fn new(forest: &ForestView<'_>, feed: Feed) -> Self {
         let fed = fed(forest, feed);
         let children = Children::new(forest, &fed);
-        let mut walk = Walk { nodes: vec![], parents: vec![], steps: vec![], saved: 0 };
+        let mut walk = Walk { nodes: vec![], parents: vec![], depths: vec![], steps: vec![], saved: 0 };
         let mut row_of = vec![NO_PARENT; forest.len()];
         let mut free =
             Saved { slots: vec![], waiting: vec![0; forest.len()], slot: vec![u32::MAX; forest.len()] };
@@ -67,6 +68,8 @@ impl Walk {
             walk.saved = walk.saved.max(free.slots.len());
             walk.nodes.push(node);
             walk.parents.push(parent_row);
+            let depth = walk.depths.get(parent_row as usize).map_or(0, |above| above + 1);
+            walk.depths.push(depth);
             walk.steps.push(Step { above, save });
             stack.extend(below.iter().rev());
         }
@@ -105,6 +108,12 @@ impl Walk {
     #[must_use]
     pub fn parents(&self) -> &[u32] {
         &self.parents
+    }
+
+    /// How many rows stand above each row.
+    #[must_use]
+    pub fn depths(&self) -> &[u32] {
+        &self.depths
     }
 
     /// How many states are saved at once, at most.

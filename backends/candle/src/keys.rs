@@ -1,0 +1,128 @@
+//! The keys of a `config.json`, read one by one: what is missing or of the wrong kind is named, with what was found.
+
+use std::path::Path;
+
+use bheval_abi::{Failure, Status};
+use serde_json::{Map, Value};
+
+/// The keys of one file. A key that is `null` counts as absent.
+pub(crate) struct Keys<'a> {
+    pub(crate) file: &'a Path,
+    pub(crate) keys: Map<String, Value>,
+}
+
+impl<'a> Keys<'a> {
+    /// Reads a file, as Python writes it.
+    ///
+    /// # Errors
+    /// A file that can't be read, or holds no JSON object.
+    pub(crate) fn read(file: &'a Path) -> Result<Self, Failure> {
+        let bytes = std::fs::read(file).map_err(|e| {
+            Failure::model(format!("{}: {e}; is this the folder of a saved model?", file.display()))
+        })?;
+        let wrong = |what: String| {
+            Failure::model(format!("{}: not a JSON object: {what}; copy the file again", file.display()))
+        };
+        match bheval_python_json::parse(&bytes).map_err(|e| wrong(e.to_string()))? {
+            Value::Object(keys) => Ok(Self { file, keys }),
+            other => Err(wrong(format!("it holds {other}"))),
+        }
+    }
+
+    /// `model_type`, which must be one of `known`.
+    ///
+    /// # Errors
+    /// [`Status::UNSUPPORTED`] for any other, with what is known.
+    pub(crate) fn model_type(&self, known: &[&str]) -> Result<&str, Failure> {
+        let names = known.join(", ");
+        match self.get("model_type") {
+            None => Err(self.wrong(&format!("the required key `model_type` is missing (known: {names})"))),
+            Some(Value::String(found)) if known.contains(&found.as_str()) => Ok(found),
+            Some(found) => {
+                Err(self.unsupported(&format!("`model_type` is {found}, but this backend knows: {names}")))
+            }
+        }
+    }
+
+    /// Refuses a file in which `key` is given and is not `value`: anything else would change results unseen.
+    ///
+    /// # Errors
+    /// [`Status::UNSUPPORTED`] with what was found.
+    pub(crate) fn only(&self, key: &str, value: &Value) -> Result<(), Failure> {
+        match self.get(key) {
+            Some(found) if found != value => {
+                Err(self.unsupported(&format!("`{key}` is {found}, but only {value} is implemented")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The text of a key.
+    ///
+    /// # Errors
+    /// A value of another kind.
+    pub(crate) fn text(&self, key: &str) -> Result<Option<String>, Failure> {
+        self.of_kind(key, "a text", |v| v.as_str().map(str::to_owned))
+    }
+
+    /// A finite number.
+    ///
+    /// # Errors
+    /// A value of another kind.
+    pub(crate) fn number(&self, key: &str) -> Result<Option<f64>, Failure> {
+        self.of_kind(key, "a finite number", Value::as_f64)
+    }
+
+    /// The keys of an object inside this one, or none.
+    ///
+    /// # Errors
+    /// A value of another kind.
+    pub(crate) fn object(&self, key: &str) -> Result<Keys<'a>, Failure> {
+        let keys = self.of_kind(key, "an object", |v| v.as_object().cloned())?;
+        Ok(Keys { file: self.file, keys: keys.unwrap_or_default() })
+    }
+
+    pub(crate) fn get(&self, key: &str) -> Option<&Value> {
+        self.keys.get(key).filter(|v| !v.is_null())
+    }
+
+    pub(crate) fn required(&self, key: &str) -> Result<usize, Failure> {
+        self.size(key)?.ok_or_else(|| {
+            self.wrong(&format!(
+                "the required key `{key}` is missing; was the file written by `save_pretrained`?"
+            ))
+        })
+    }
+
+    /// A size, at least 1.
+    pub(crate) fn size(&self, key: &str) -> Result<Option<usize>, Failure> {
+        let size = |v: &Value| v.as_u64().filter(|&n| (1..1 << 31).contains(&n)).map(|n| n as usize);
+        self.of_kind(key, "a whole number from 1 to 2^31 - 1", size)
+    }
+
+    pub(crate) fn epsilon(&self, key: &str) -> Result<Option<f64>, Failure> {
+        self.of_kind(key, "a number from 0 to 1", |v| v.as_f64().filter(|e| (0.0..1.0).contains(e)))
+    }
+
+    pub(crate) fn switch(&self, key: &str, default: bool) -> Result<bool, Failure> {
+        Ok(self.of_kind(key, "true or false", Value::as_bool)?.unwrap_or(default))
+    }
+
+    pub(crate) fn of_kind<T>(
+        &self,
+        key: &str,
+        kind: &str,
+        read: impl Fn(&Value) -> Option<T>,
+    ) -> Result<Option<T>, Failure> {
+        let wrong = |v: &Value| self.wrong(&format!("`{key}` is {v}, but must be {kind}"));
+        self.get(key).map(|v| read(v).ok_or_else(|| wrong(v))).transpose()
+    }
+
+    pub(crate) fn wrong(&self, what: &str) -> Failure {
+        Failure::model(format!("{}: {what}", self.file.display()))
+    }
+
+    pub(crate) fn unsupported(&self, what: &str) -> Failure {
+        Failure::new(Status::UNSUPPORTED, format!("{}: {what}", self.file.display()))
+    }
+}
