@@ -8,10 +8,13 @@ pub mod config;
 mod head;
 pub mod kernels;
 mod keys;
+mod linear;
+mod loader;
 pub mod masked;
 pub mod models;
 mod native;
 pub mod ops;
+mod recurrent;
 pub mod scorer;
 #[cfg(test)]
 mod test_numbers;
@@ -27,6 +30,7 @@ use kernels::Isa;
 use models::hgrn2::Hgrn2Weights;
 use models::hgrn2_forest::Hgrn2Network;
 pub use native::{Family, Loaded, Native, Scorer};
+pub use recurrent::{LSTM, Lstm, LstmFamily, MAMBA, Mamba, MambaFamily, XLSTM, Xlstm, XlstmFamily};
 use scorer::Causal;
 
 /// HGRN2 behind the contract.
@@ -36,7 +40,7 @@ pub type Hgrn2 = Native<Hgrn2Family>;
 pub static HGRN2: Backend = bheval_abi::backend::<Hgrn2>();
 
 /// The tables of all native backends.
-pub static BACKENDS: [&Backend; 1] = [&HGRN2];
+pub static BACKENDS: [&Backend; 4] = [&HGRN2, &LSTM, &MAMBA, &XLSTM];
 
 /// HGRN2 (architectures.md 1).
 pub struct Hgrn2Family;

@@ -166,8 +166,16 @@ impl Weights {
     /// # Errors
     /// [`Status::UNSUPPORTED`] if one of them belongs to the language model: leaving it out would change results.
     pub fn unused(&self) -> Result<Vec<String>, Failure> {
+        self.unused_beside(&["model.", "lm_head."])
+    }
+
+    /// As [`Weights::unused`] for a language model whose tensors' names begin so.
+    ///
+    /// # Errors
+    /// As [`Weights::unused`].
+    pub fn unused_beside(&self, prefixes: &[&str]) -> Result<Vec<String>, Failure> {
         let unused: Vec<_> = self.place.keys().filter(|n| !self.used.contains(*n)).cloned().collect();
-        match unused.iter().find(|n| n.starts_with("model.") || n.starts_with("lm_head.")) {
+        match unused.iter().find(|n| prefixes.iter().any(|p| n.starts_with(p))) {
             None => Ok(unused),
             Some(name) => Err(Failure::new(
                 Status::UNSUPPORTED,

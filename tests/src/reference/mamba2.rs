@@ -42,7 +42,8 @@ struct Config {
     num_hidden_layers: usize,
     conv_kernel: usize,
     layer_norm_epsilon: f64,
-    time_step_limit: (f64, f64),
+    /// Infinity reads as null.
+    time_step_limit: (f64, Option<f64>),
     use_bias: bool,
     use_conv_bias: bool,
     rms_norm: bool,
@@ -156,7 +157,8 @@ impl Layer {
         let head = |(h, state): (usize, &mut Rows)| {
             let group = h / (self.config.num_heads / n_groups);
             let keys = group * state_size..(group + 1) * state_size;
-            let dt = softplus(steps[h] + self.step_bias[h]).clamp(time_step_limit.0, time_step_limit.1);
+            let dt = softplus(steps[h] + self.step_bias[h]);
+            let dt = dt.clamp(time_step_limit.0, time_step_limit.1.unwrap_or(f64::INFINITY));
             let decay = (-self.log_rates[h].exp() * dt).exp();
             let channel = |(p, state): (usize, &mut Vec<f64>)| {
                 let x = x[h * head_dim + p];

@@ -25,7 +25,7 @@ impl Folder {
             let file = path.join(name);
             std::fs::read(&file).map_err(|e| Failure::model(format!("can't read {}: {e}", file.display())))
         };
-        let config: serde_json::Value = bheval_data::python_json::parse(&read("config.json")?)
+        let config: serde_json::Value = bheval_python_json::parse(&read("config.json")?)
             .map_err(|e| Failure::model(format!("{}/config.json: {e}", path.display())))?;
         if config["model_type"] != model_type {
             let text = format!("{} holds a model of type {}", path.display(), config["model_type"]);

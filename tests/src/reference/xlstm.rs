@@ -56,8 +56,9 @@ struct Config {
     v_dim_factor: f64,
     ffn_proj_factor: f64,
     ffn_round_up_to_multiple_of: f64,
-    gate_soft_cap: f64,
-    output_logit_soft_cap: f64,
+    /// No cap where it is null.
+    gate_soft_cap: Option<f64>,
+    output_logit_soft_cap: Option<f64>,
     weight_mode: String,
     tie_word_embeddings: bool,
 }
@@ -101,8 +102,8 @@ impl Architecture for Xlstm {
     }
 
     fn logits(&self, state: &[f64]) -> Vec<f64> {
-        let cap = self.config.output_logit_soft_cap;
-        self.head.apply(state).into_iter().map(|x| soft_cap(x, cap)).collect()
+        let cap = |x| self.config.output_logit_soft_cap.map_or(x, |cap| soft_cap(x, cap));
+        self.head.apply(state).into_iter().map(cap).collect()
     }
 }
 
@@ -168,7 +169,7 @@ impl Block {
         let step = |x: &Vec<f64>| {
             let (q, k, v) = (self.query.apply(x), self.key.apply(x), self.value.apply(x));
             let (input, forget) = (self.input_gate.apply(x), self.forget_gate.apply(x));
-            let cap = |gate: f64| soft_cap(gate, config.gate_soft_cap);
+            let cap = |gate: f64| config.gate_soft_cap.map_or(gate, |cap| soft_cap(gate, cap));
             let head = |(h, memory): (usize, &mut Memory)| {
                 let (keys, values) = (h * keys..(h + 1) * keys, h * values..(h + 1) * values);
                 let qkv = [&q[keys.clone()], &k[keys], &v[values]];

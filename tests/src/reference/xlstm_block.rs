@@ -337,8 +337,6 @@ impl Mlp {
     fn activate(&self, x: f64) -> f64 {
         match self.activation.as_str() {
             "relu" => x.max(0.0),
-            "relu^2" => x.max(0.0).powi(2),
-            "sigmoid" => sigmoid(x),
             "swish" => silu(x),
             _ => 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)),
         }

@@ -1,5 +1,10 @@
-//! The recurrence of gated linear attention, which is HGRN2's mixer: its definition and its fast forms.
+//! Recurrences: HGRN2's mixer as a definition and in its fast forms, and what other recurrent models carry along a walk.
 
 pub mod convolution;
 pub mod forest;
 pub mod gla;
+pub mod levels;
+pub(crate) mod matrix_memory;
+pub(crate) mod mlstm;
+pub(crate) mod selective_scan;
+pub(crate) mod slstm;
