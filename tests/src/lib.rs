@@ -25,6 +25,15 @@ pub fn data() -> PathBuf {
     folder("BHEVAL_DATA", "the benchmark data")
 }
 
+/// The folder of small trained models.
+///
+/// # Panics
+/// Where `BHEVAL_MODELS` names no folder: a test that needs it must not pass without it.
+#[must_use]
+pub fn models() -> PathBuf {
+    folder("BHEVAL_MODELS", "the small trained models")
+}
+
 fn folder(variable: &str, what: &str) -> PathBuf {
     let path = std::env::var_os(variable).map(PathBuf::from);
     match path {

@@ -5,6 +5,12 @@ use std::path::Path;
 use bheval_abi::{Failure, Status};
 use serde_json::{Map, Value};
 
+use crate::kernels::activation::Activation;
+use crate::ops::attention::Heads;
+
+/// Channels of a head, at most: no memory is taken on a file's word alone.
+const WIDEST_HEAD: usize = 1 << 14;
+
 /// The keys of one file. A key that is `null` counts as absent.
 pub(crate) struct Keys<'a> {
     pub(crate) file: &'a Path,
@@ -71,6 +77,55 @@ impl<'a> Keys<'a> {
     /// A value of another kind.
     pub(crate) fn number(&self, key: &str) -> Result<Option<f64>, Failure> {
         self.of_kind(key, "a finite number", Value::as_f64)
+    }
+
+    /// A number from 0.
+    ///
+    /// # Errors
+    /// A value of another kind.
+    pub(crate) fn count(&self, key: &str) -> Result<Option<usize>, Failure> {
+        let count = |v: &Value| v.as_u64().filter(|&n| n < 1 << 31).map(|n| n as usize);
+        self.of_kind(key, "a whole number from 0 to 2^31 - 1", count)
+    }
+
+    /// An activation function that is implemented.
+    ///
+    /// # Errors
+    /// [`Status::UNSUPPORTED`] for another one.
+    pub(crate) fn activation(&self, key: &str, default: &str) -> Result<Activation, Failure> {
+        let name = self.text(key)?.unwrap_or_else(|| default.to_owned());
+        Activation::named(&name).ok_or_else(|| {
+            self.unsupported(&format!("`{key}` is {name:?}; relu, gelu, gelu_new and silu are implemented"))
+        })
+    }
+
+    /// How `width` channels split into `count` heads, with `shared` ones of keys and values (as many, where the key is
+    /// absent), each of `dim` channels where that is given.
+    ///
+    /// # Errors
+    /// Numbers that do not divide each other.
+    pub(crate) fn attention_heads(
+        &self,
+        width: usize,
+        count: &str,
+        shared: &str,
+        dim: Option<usize>,
+    ) -> Result<Heads, Failure> {
+        let heads = self.required(count)?;
+        let kv = self.size(shared)?.unwrap_or(heads);
+        if dim.is_none() && !width.is_multiple_of(heads) {
+            return Err(self.wrong(&format!("{width} channels do not split into `{count}` {heads} heads")));
+        }
+        if !heads.is_multiple_of(kv) {
+            return Err(self.wrong(&format!("`{count}` {heads} is not a multiple of `{shared}` {kv}")));
+        }
+        let dim = dim.unwrap_or(width / heads);
+        if dim > WIDEST_HEAD {
+            return Err(
+                self.wrong(&format!("a head of {dim} channels is beyond any model's ({WIDEST_HEAD})"))
+            );
+        }
+        Ok(Heads { count: heads, shared: kv, dim })
     }
 
     /// The keys of an object inside this one, or none.

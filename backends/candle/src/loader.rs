@@ -1,36 +1,23 @@
 //! From a model's files to plain `f32` rows and packed matrices.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bheval_abi::Failure;
-use candle_core::DType;
+use candle_core::{DType, Tensor};
 
-use crate::head::Head;
 use crate::kernels::gemm::Packed;
-use crate::linear::Linear;
+use crate::layers::linear::Linear;
 use crate::weights::{Weights, floats};
-
-/// `config.json` of the model at `path`: a folder, or a safetensors file beside it.
-pub(crate) fn config_of(path: &Path) -> PathBuf {
-    let folder = if path.is_file() { path.parent().unwrap_or(path) } else { path };
-    folder.join("config.json")
-}
 
 /// Reads the tensors of one model.
 pub(crate) struct Loader {
     weights: Weights,
-    config: PathBuf,
 }
 
 impl Loader {
     /// Opens the files at `path`.
     pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
-        Ok(Self { weights: Weights::open(path, DType::F32)?, config: config_of(path) })
-    }
-
-    /// Whether the files have this tensor.
-    pub(crate) fn has(&self, name: &str) -> bool {
-        self.weights.shape(name).is_some()
+        Ok(Self { weights: Weights::open(path, DType::F32)? })
     }
 
     /// The shape of a tensor, if the files have it.
@@ -38,7 +25,12 @@ impl Loader {
         self.weights.shape(name)
     }
 
-    /// The values of a tensor of this shape, row by row.
+    /// The tensor of this name and shape.
+    pub(crate) fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, Failure> {
+        self.weights.tensor(name, shape)
+    }
+
+    /// The values of a tensor, row by row.
     pub(crate) fn values(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Failure> {
         floats(&self.weights.tensor(name, shape)?)
     }
@@ -61,26 +53,18 @@ impl Loader {
         outputs: usize,
         bias: bool,
     ) -> Result<Linear, Failure> {
-        self.stacked(&[name], inputs, &[outputs], bias)
+        Linear::load(&mut self.weights, &[name.to_owned()], (outputs, inputs), bias)
     }
 
     /// Projections of one input, their outputs side by side.
     pub(crate) fn stacked(
         &mut self,
-        names: &[&str],
+        names: &[String],
         inputs: usize,
         outputs: &[usize],
         bias: bool,
     ) -> Result<Linear, Failure> {
-        let (mut weights, mut biases) = (vec![], vec![]);
-        for (name, &outputs) in names.iter().zip(outputs) {
-            weights.push(self.values(&format!("{name}.weight"), &[outputs, inputs])?);
-            if bias {
-                biases.extend(self.values(&format!("{name}.bias"), &[outputs])?);
-            }
-        }
-        let weights: Vec<&[f32]> = weights.iter().map(Vec::as_slice).collect();
-        Ok(Linear { weights: Packed::new(inputs, &weights), bias: bias.then_some(biases) })
+        Linear::load_parts(&mut self.weights, names, outputs, inputs, bias)
     }
 
     /// One projection cut into several by its outputs.
@@ -105,26 +89,17 @@ impl Loader {
         }))
     }
 
-    /// The head `lm_head.weight`, or the embedding again where `key` of the configuration ties them.
-    pub(crate) fn head(&mut self, embeddings: &[f32], width: usize, tied: bool, key: &str) -> Result<Head, Failure> {
-        let (name, shape) = ("lm_head.weight", [embeddings.len() / width, width]);
-        if !tied {
-            return Ok(Head::new(width, &self.values(name, &shape)?));
-        }
-        if self.has(name) && floats(&self.weights.duplicate(name, &shape)?)? != embeddings {
-            return Err(Failure::model(format!(
-                "{}: `{key}` is true (or absent, which means true), but `{name}` differs from the embedding; set it to \
-                 false if the head was trained separately",
-                self.config.display()
-            )));
-        }
-        Ok(Head::new(width, embeddings))
+    /// The matrix `lm_head.weight`, or the embedding again where they are tied.
+    /// `key` is what ties them in the configuration.
+    pub(crate) fn head(&mut self, embeddings: &Tensor, tied: bool, key: &str) -> Result<Vec<f32>, Failure> {
+        let head = self.weights.tied("lm_head.weight", embeddings.dims(), tied, embeddings);
+        let named = |f: Failure| Failure::new(f.status, f.text.replace("tie_word_embeddings", key));
+        floats(&head.map_err(named)?)
     }
 
-    /// Number of weights, a tied one counted once; refuses tensors of the model that nothing asked for. Their names begin
-    /// with one of `prefixes`.
-    pub(crate) fn finish(self, prefixes: &[&str]) -> Result<u64, Failure> {
-        self.weights.unused_beside(prefixes)?;
+    /// Number of weights, a tied one counted once; refuses tensors that nothing asked for.
+    pub(crate) fn finish(self) -> Result<u64, Failure> {
+        self.weights.all_used(&[])?;
         Ok(self.weights.parameters())
     }
 }

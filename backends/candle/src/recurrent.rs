@@ -4,9 +4,9 @@ use std::path::Path;
 
 use bheval_abi::{Backend, Failure};
 
+use crate::config_file;
 use crate::kernels::Isa;
 use crate::keys::Keys;
-use crate::loader::config_of;
 use crate::models::{lstm, mamba, mamba2, state_space, xlstm, xlstm_block};
 use crate::native::{Family, Loaded, Native, Scorer};
 use crate::scorer::{Causal, Network};
@@ -58,7 +58,7 @@ impl Family for MambaFamily {
     const ARCHITECTURES: &'static [&'static str] = &["mamba", "mamba2"];
 
     fn load(path: &Path, threads: usize) -> Result<Loaded, Failure> {
-        let file = config_of(path);
+        let file = config_file(path);
         match state_space::architecture(&Keys::read(&file)?)? {
             "mamba" => loaded("mamba", mamba::Mamba::load(path)?, threads),
             architecture => loaded(architecture, mamba2::Mamba2::load(path)?, threads),
@@ -74,7 +74,7 @@ impl Family for XlstmFamily {
     const ARCHITECTURES: &'static [&'static str] = &["xlstm"];
 
     fn load(path: &Path, threads: usize) -> Result<Loaded, Failure> {
-        let file = config_of(path);
+        let file = config_file(path);
         let keys = Keys::read(&file)?;
         keys.model_type(Self::ARCHITECTURES)?;
         match xlstm_block::is_block_design(&keys) {

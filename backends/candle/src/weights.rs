@@ -144,6 +144,32 @@ impl Weights {
         Ok(tensor)
     }
 
+    /// A matrix that may be tied to `original`: where `tied`, `original` itself, and the file may hold an equal copy of it
+    /// under `name`; else the tensor of this name and shape.
+    ///
+    /// # Errors
+    /// As [`Weights::tensor`], and a copy that differs from what it is said to be tied to.
+    pub fn tied(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        tied: bool,
+        original: &Tensor,
+    ) -> Result<Tensor, Failure> {
+        if !tied {
+            return self.tensor(name, shape);
+        }
+        if self.shape(name).is_some() && differ(&self.duplicate(name, shape)?, original)? {
+            let files: Vec<_> = self.shards.iter().map(|(file, _)| file.display().to_string()).collect();
+            return Err(Failure::model(format!(
+                "{}: `tie_word_embeddings` is true, but `{name}` differs from the embedding; set it to false in \
+                 config.json if the head was trained separately",
+                files.join(", ")
+            )));
+        }
+        Ok(original.clone())
+    }
+
     fn missing(&self, name: &str) -> Failure {
         let nearest = self.place.keys().min_by_key(|known| edit_distance(name, known));
         let hint =
@@ -161,32 +187,46 @@ impl Weights {
         self.parameters
     }
 
+    /// Refuses tensors that nothing asked for, but for those whose name contains one of `harmless`.
+    ///
+    /// # Errors
+    /// [`Status::UNSUPPORTED`] with the first one: leaving it out could change results.
+    pub fn all_used(&self, harmless: &[&str]) -> Result<(), Failure> {
+        let open =
+            |name: &&String| !self.used.contains(*name) && !harmless.iter().any(|part| name.contains(part));
+        match self.place.keys().find(open) {
+            None => Ok(()),
+            Some(name) => Err(self.no_place(name)),
+        }
+    }
+
+    fn no_place(&self, name: &str) -> Failure {
+        Failure::new(
+            Status::UNSUPPORTED,
+            format!(
+                "{}: tensor `{name}` belongs to the model but has no place in the architecture that config.json \
+                 describes; leaving it out would change scores. Check config.json",
+                self.shards[self.place[name]].0.display()
+            ),
+        )
+    }
+
     /// Names of the tensors that nothing asked for.
     ///
     /// # Errors
     /// [`Status::UNSUPPORTED`] if one of them belongs to the language model: leaving it out would change results.
     pub fn unused(&self) -> Result<Vec<String>, Failure> {
-        self.unused_beside(&["model.", "lm_head."])
-    }
-
-    /// As [`Weights::unused`] for a language model whose tensors' names begin so.
-    ///
-    /// # Errors
-    /// As [`Weights::unused`].
-    pub fn unused_beside(&self, prefixes: &[&str]) -> Result<Vec<String>, Failure> {
         let unused: Vec<_> = self.place.keys().filter(|n| !self.used.contains(*n)).cloned().collect();
-        match unused.iter().find(|n| prefixes.iter().any(|p| n.starts_with(p))) {
+        match unused.iter().find(|n| n.starts_with("model.") || n.starts_with("lm_head.")) {
             None => Ok(unused),
-            Some(name) => Err(Failure::new(
-                Status::UNSUPPORTED,
-                format!(
-                    "{}: tensor `{name}` belongs to the model but has no place in the architecture that config.json \
-                     describes; leaving it out would change scores. Check config.json",
-                    self.shards[self.place[name]].0.display()
-                ),
-            )),
+            Some(name) => Err(self.no_place(name)),
         }
     }
+}
+
+fn differ(a: &Tensor, b: &Tensor) -> Result<bool, Failure> {
+    let count = || a.ne(b)?.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>();
+    Ok(count().map_err(internal)? > 0.0)
 }
 
 /// A tensor's values, row by row.

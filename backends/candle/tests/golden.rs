@@ -4,11 +4,14 @@
 
 mod support;
 
-use bheval_abi::LanguageModel;
+use bheval_abi::MaskedView;
 use bheval_candle::models::hgrn2::{Form, Hgrn2Weights, Output};
 use bheval_candle::ops::gla::Chunks;
 use candle_core::{D, DType, Tensor};
-use support::{MODELS, OwnedForest, Sentence, golden, golden_tensors, open, score, sentences};
+use support::{
+    CAUSAL, HGRN2S, MASKED, OwnedForest, Sentence, golden, golden_tensors, masked_rows, open, score,
+    sentences,
+};
 
 /// Largest errors seen.
 #[derive(Default, Debug)]
@@ -53,7 +56,7 @@ fn log_probs(output: &Output, ids: &[u32]) -> Vec<f64> {
 
 #[test]
 fn the_sequence_forms_agree_with_the_peer() {
-    for model in MODELS {
+    for model in HGRN2S {
         for (dtype, limit) in [(DType::F32, 2e-4), (DType::F64, 1e-5)] {
             let weights = Hgrn2Weights::load(&golden(model), dtype).expect("the model loads");
             for form in [Form::Recurrent, Form::Chunked(Chunks::default())] {
@@ -70,7 +73,7 @@ fn the_sequence_forms_agree_with_the_peer() {
 
 #[test]
 fn hidden_states_and_logits_agree_with_the_peer() {
-    for model in MODELS {
+    for model in HGRN2S {
         let (tensors, sentences) = (golden_tensors(model), sentences(model));
         for dtype in [DType::F32, DType::F64] {
             let weights = Hgrn2Weights::load(&golden(model), dtype).expect("the model loads");
@@ -93,7 +96,7 @@ fn hidden_states_and_logits_agree_with_the_peer() {
 
 #[test]
 fn the_forest_scorer_agrees_with_the_peer() {
-    for model in MODELS {
+    for model in CAUSAL {
         let mut opened = open(&golden(model), 2);
         let sentences = sentences(model);
         let mut forest = OwnedForest::default();
@@ -110,7 +113,7 @@ fn the_forest_scorer_agrees_with_the_peer() {
 
 #[test]
 fn the_forest_logits_agree_with_the_peer() {
-    for model in MODELS {
+    for model in CAUSAL {
         let (tensors, sentences) = (golden_tensors(model), sentences(model));
         let mut opened = open(&golden(model), 2);
         for i in [0, 1, 9, 10] {
@@ -129,7 +132,58 @@ fn the_forest_logits_agree_with_the_peer() {
 }
 
 #[test]
+fn masked_models_agree_with_the_peer() {
+    for model in MASKED {
+        let (mut opened, tensors) = (open(&golden(model), 2), golden_tensors(model));
+        let mut errors = Errors::default();
+        for sentence in sentences(model) {
+            // One copy for each position but the first and last, masked there and read there.
+            let copies: Vec<Vec<u32>> = (1..sentence.ids.len() - 1)
+                .map(|at| {
+                    let mut ids = sentence.ids.clone();
+                    ids[at] = mask_of(model);
+                    ids
+                })
+                .collect();
+            let begin: Vec<u32> = (0..=copies.len()).map(|s| (s * sentence.ids.len()) as u32).collect();
+            let position: Vec<u32> =
+                (0..copies.len()).map(|s| (s * sentence.ids.len() + s + 1) as u32).collect();
+            let target = &sentence.ids[1..sentence.ids.len() - 1];
+            let tokens = copies.concat();
+            let view = MaskedView::new(&tokens, &begin, &position, target).expect("well formed");
+            let mut log_prob = vec![f32::NAN; target.len()];
+            opened.masked(view, &mut log_prob).expect("scores");
+            errors.compare(&sentence, &log_prob.iter().map(|&x| f64::from(x)).collect::<Vec<_>>());
+        }
+        errors.check(model, 2e-4);
+        for i in [0, 1, 9, 10] {
+            let ids = &sentences(model)[i].ids;
+            let logits = &tensors[&format!("logits.{i}")];
+            let worst = difference(&masked_rows(&mut opened, ids), &normalised(logits));
+            println!("{model} rows.{i}: {worst:e}");
+            assert!(worst <= 1e-4);
+        }
+    }
+}
+
+fn mask_of(model: &str) -> u32 {
+    let text = std::fs::read_to_string(golden(model).join("golden.json")).expect("golden.json");
+    let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let ids = &value["special_ids"];
+    ids["mask"].as_u64().or_else(|| ids["mask_token_id"].as_u64()).expect("the mask's id") as u32
+}
+
+fn normalised(logits: &Tensor) -> Tensor {
+    let sums = logits.log_sum_exp(D::Minus1).and_then(|s| s.unsqueeze(1)).expect("sums");
+    logits.broadcast_sub(&sums).expect("rows")
+}
+
+/// `parameters` of golden.json; a tied matrix is counted once there, too.
+#[test]
 fn the_parameters_are_counted_as_the_peer_does() {
-    assert_eq!(open(&golden("hgrn2"), 1).info().parameters, 240_448);
-    assert_eq!(open(&golden("hgrn2_conv"), 1).info().parameters, 130_512);
+    for model in CAUSAL.iter().chain(&MASKED) {
+        let text = std::fs::read_to_string(golden(model).join("golden.json")).expect("golden.json");
+        let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(Some(open(&golden(model), 1).info().parameters), value["parameters"].as_u64(), "{model}");
+    }
 }

@@ -10,7 +10,7 @@ use crate::args::{DtypeArg, ModelArgs};
 
 /// The backends that are part of this binary.
 pub(crate) fn linked() -> Vec<&'static Backend> {
-    bheval_candle::BACKENDS.to_vec()
+    bheval_candle::BACKENDS.iter().map(|(table, _)| *table).collect()
 }
 
 /// The backend that `--backend` names for a model.
@@ -19,7 +19,7 @@ pub(crate) fn find(args: &ModelArgs) -> anyhow::Result<Library> {
     if typed.contains(['/', '\\']) || typed.ends_with(std::env::consts::DLL_SUFFIX) {
         return Ok(Library::open(Path::new(typed), args.backend_sha256.as_deref())?);
     }
-    let name = if typed == "auto" { architecture(&args.model)? } else { typed.clone() };
+    let name = if typed == "auto" { backend_of(architecture(&args.model)?)? } else { typed.clone() };
     let pin = args.backend_sha256.as_deref();
     if pin.is_some() && is_linked(&name)? {
         bail!(
@@ -66,6 +66,14 @@ fn known() -> anyhow::Result<String> {
 
 fn searched() -> String {
     plugin_folders().iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// The backend for an architecture: the linked one that opens it, or else a plugin of that name.
+fn backend_of(architecture: String) -> anyhow::Result<String> {
+    match bheval_candle::BACKENDS.iter().find(|(_, opens)| opens.contains(&architecture.as_str())) {
+        Some((table, _)) => Ok(Library::linked(table)?.name().to_owned()),
+        None => Ok(architecture),
+    }
 }
 
 /// `model_type` of a model's `config.json`.

@@ -14,7 +14,7 @@ pub fn tanh(x: f32) -> f32 {
     let p = p.mul_add(z, 2.063_909e-2);
     let p = p.mul_add(z, -5.373_971_6e-2);
     let p = p.mul_add(z, 1.333_144_2e-1);
-    let p = p.mul_add(z, -3.333_328_2e-1);
+    let p = p.mul_add(z, -3.333_328e-1);
     let near = (p * z).mul_add(x, x);
     let far = 1.0 - 2.0 / (exp(2.0 * size) + 1.0);
     if size < 0.625 { near } else { far.copysign(x) }

@@ -285,22 +285,7 @@ impl Loader {
     }
 
     fn head(&mut self, embeddings: &Tensor) -> std::result::Result<Tensor, Failure> {
-        let (name, shape) = ("lm_head.weight", [self.config.vocab, self.config.hidden_size]);
-        if !self.config.tie_word_embeddings {
-            return self.weights.tensor(name, &shape);
-        }
-        if self.weights.shape(name).is_some() && differ(&self.weights.duplicate(name, &shape)?, embeddings)? {
-            return Err(Failure::model(format!(
-                "{}: `tie_word_embeddings` is true, but `{name}` differs from `model.embeddings.weight`; set it to \
-                 false if the head was trained separately",
-                self.config.file.display()
-            )));
-        }
-        Ok(embeddings.clone())
+        let shape = [self.config.vocab, self.config.hidden_size];
+        self.weights.tied("lm_head.weight", &shape, self.config.tie_word_embeddings, embeddings)
     }
-}
-
-fn differ(a: &Tensor, b: &Tensor) -> std::result::Result<bool, Failure> {
-    let count = || a.ne(b)?.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>();
-    Ok(count().map_err(internal)? > 0.0)
 }

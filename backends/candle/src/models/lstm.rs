@@ -11,13 +11,14 @@ use rayon::prelude::*;
 use serde_json::json;
 
 use super::hgrn2_forest::embed;
+use crate::config_file;
 use crate::head::Head;
 use crate::kernels::Isa;
 use crate::kernels::cells;
 use crate::kernels::gemm::{Packed, Store, matmul};
 use crate::keys::Keys;
-use crate::linear::Linear;
-use crate::loader::{Loader, config_of};
+use crate::layers::linear::Linear;
+use crate::loader::Loader;
 use crate::ops::forest::Walk;
 use crate::ops::levels::Levels;
 use crate::room;
@@ -75,8 +76,7 @@ impl Lstm {
     /// # Errors
     /// What is missing, of the wrong shape or not supported.
     pub fn load(path: &Path) -> Result<(Self, u64), Failure> {
-        let file = config_of(path);
-        let config = Config::read(&Keys::read(&file)?)?;
+        let config = Config::read(&Keys::read(&config_file(path))?)?;
         let mut loader = Loader::open(path)?;
         let (vocab, embedding_size, hidden_size) = (config.vocab, config.embedding_size, config.hidden_size);
         let embeddings = loader.values("embedding.weight", &[vocab, embedding_size])?;
@@ -86,7 +86,7 @@ impl Lstm {
         let projection =
             projected.then(|| loader.linear("proj", hidden_size, embedding_size, false)).transpose()?;
         let head = head(&mut loader, &config, &embeddings)?;
-        let parameters = loader.finish(&["embedding.", "lstm.", "proj.", "decoder."])?;
+        let parameters = loader.finish()?;
         Ok((Self { embedding_size, hidden_size, embeddings, layers, projection, head }, parameters))
     }
 }
@@ -111,7 +111,7 @@ fn layer(loader: &mut Loader, config: &Config, index: usize) -> Result<Layer, Fa
 /// `decoder`, whose matrix is the embedding where they are tied. A decoder without a bias has none stored.
 fn head(loader: &mut Loader, config: &Config, embeddings: &[f32]) -> Result<Head, Failure> {
     let width = if config.tied { config.embedding_size } else { config.hidden_size };
-    let has_bias = loader.has("decoder.bias");
+    let has_bias = loader.shape("decoder.bias").is_some();
     let bias = loader.optional("decoder.bias", &[config.vocab], has_bias)?;
     let mut head = match config.tied {
         true => Head::new(width, embeddings),
@@ -135,7 +135,7 @@ impl Network for Lstm {
     type Space = Space;
 
     fn width(&self) -> usize {
-        self.projection.as_ref().map_or(self.hidden_size, Linear::outputs)
+        self.projection.as_ref().map_or(self.hidden_size, Linear::out)
     }
 
     fn head(&self) -> &Head {
@@ -156,11 +156,11 @@ impl Network for Lstm {
         let tokens: Vec<u32> = levels.rows().iter().map(|&row| tokens[row as usize]).collect();
         embed(&self.embeddings, &tokens, room(&mut space.x, rows * self.embedding_size));
         for (l, layer) in self.layers.iter().enumerate() {
-            let x = &space.x[..rows * layer.input.inputs()];
+            let x = &space.x[..rows * layer.input.weights.inner()];
             let gates = room(&mut space.gates, 4 * size);
             let blocks = gates.par_chunks_mut(BLOCK_ROWS * 4 * self.hidden_size);
-            let blocks = blocks.zip(x.par_chunks(BLOCK_ROWS * layer.input.inputs()));
-            blocks.for_each(|(gates, x)| layer.input.apply(isa, x, gates));
+            let blocks = blocks.zip(x.par_chunks(BLOCK_ROWS * layer.input.weights.inner()));
+            blocks.for_each(|(gates, x)| layer.input.apply(isa, x, Store::Set, gates));
             let state = State { c: room(&mut space.c, size), h: room(&mut space.h, size) };
             layer.run(isa, &levels, gates, state);
             if l + 1 < self.layers.len() {
@@ -186,7 +186,7 @@ impl Lstm {
                 projected.resize(levels.rows().len() * width, 0.0);
                 let blocks = projected.par_chunks_mut(BLOCK_ROWS * width);
                 let blocks = blocks.zip(states.par_chunks(BLOCK_ROWS * self.hidden_size));
-                blocks.for_each(|(y, x)| projection.apply(isa, x, y));
+                blocks.for_each(|(y, x)| projection.apply(isa, x, Store::Set, y));
                 &projected
             }
         };

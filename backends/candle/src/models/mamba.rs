@@ -12,18 +12,21 @@ use rayon::prelude::*;
 
 use super::hgrn2_forest::embed;
 use super::state_space::{Frame, is_original, rank};
+use crate::config_file;
 use crate::head::Head;
 use crate::kernels::Isa;
 use crate::kernels::cells::{gate_by_silu, steps};
 use crate::kernels::elementwise::rms_norm;
+use crate::kernels::gemm::Store;
 use crate::keys::Keys;
-use crate::linear::Linear;
-use crate::loader::{Loader, config_of};
+use crate::layers::linear::Linear;
+use crate::loader::Loader;
 use crate::ops::convolution::Biased;
 use crate::ops::forest::Walk;
 use crate::ops::selective_scan::{CHANNELS, Inputs, Rates, scan};
 use crate::room;
 use crate::scorer::{BLOCK_ROWS, Network};
+use crate::weights::floats;
 
 /// A Mamba, packed.
 pub struct Mamba {
@@ -72,7 +75,7 @@ impl Mamba {
     /// # Errors
     /// What is missing, of the wrong shape or not supported.
     pub fn load(path: &Path) -> Result<(Self, u64), Failure> {
-        let file = config_of(path);
+        let file = config_file(path);
         let keys = Keys::read(&file)?;
         let frame = Frame::read(&keys, true)?;
         let (states, rank) = match is_original(&keys) {
@@ -87,8 +90,8 @@ impl Mamba {
         let layers = (0..frame.layers).map(|l| layer(&mut loader, &frame, states.unwrap_or(16), rank, l));
         let layers = layers.collect::<Result<_, _>>()?;
         let norm = loader.values("backbone.norm_f.weight", &[frame.width])?;
-        let head = loader.head(&embeddings, frame.width, frame.tied, frame.tied_by)?;
-        let parameters = loader.finish(&["backbone.", "lm_head."])?;
+        let head = Head::new(frame.width, &loader.head(&embeddings, frame.tied, frame.tied_by)?);
+        let (embeddings, parameters) = (floats(&embeddings)?, loader.finish()?);
         Ok((Self { frame, embeddings, layers, norm, head }, parameters))
     }
 }
@@ -122,7 +125,7 @@ impl Network for Mamba {
     }
 
     fn row_bytes(&self) -> u64 {
-        let bc = self.layers.iter().map(|l| l.selection[1].outputs()).max().unwrap_or(0);
+        let bc = self.layers.iter().map(|l| l.selection[1].out()).max().unwrap_or(0);
         4 * (5 * self.frame.inner + bc) as u64
     }
 
@@ -165,8 +168,8 @@ impl Layer {
         blocks.for_each_init(Scratch::default, |s, (h, (x, z))| {
             let normed = room(&mut s.a, h.len());
             rms_norm(isa, h, &self.norm, eps, normed);
-            self.input[0].apply(isa, normed, x);
-            self.input[1].apply(isa, normed, z);
+            self.input[0].apply(isa, normed, Store::Set, x);
+            self.input[1].apply(isa, normed, Store::Set, z);
         });
     }
 
@@ -174,7 +177,7 @@ impl Layer {
     fn select(&self, isa: Isa, walk: &Walk, space: &mut Space) {
         let inner = self.rates.channels();
         let (size, [low, bc_linear]) = (walk.len() * inner, &self.selection);
-        let bc_width = bc_linear.outputs();
+        let bc_width = bc_linear.out();
         space.bc.resize(walk.len() * bc_width, 0.0);
         let raw = &space.raw[..size];
         let blocks = space.x[..size].par_chunks_mut(BLOCK_ROWS * inner);
@@ -185,10 +188,10 @@ impl Layer {
         );
         blocks.enumerate().for_each_init(Scratch::default, |s, (block, (x, (step, bc)))| {
             self.convolution.silu(isa, walk, raw, block * BLOCK_ROWS, x);
-            bc_linear.apply(isa, x, bc);
-            let rank = room(&mut s.a, x.len() / inner * low.outputs());
-            low.apply(isa, x, rank);
-            self.step.apply(isa, rank, step);
+            bc_linear.apply(isa, x, Store::Set, bc);
+            let rank = room(&mut s.a, x.len() / inner * low.out());
+            low.apply(isa, x, Store::Set, rank);
+            self.step.apply(isa, rank, Store::Set, step);
             steps(isa, &self.step_bias, (0.0, f32::INFINITY), step);
         });
     }
@@ -207,7 +210,7 @@ impl Layer {
                 }
             }
             gate_by_silu(isa, &space.z[first * inner..][..y.len()], y);
-            self.output.add(isa, y, h);
+            self.output.apply(isa, y, Store::Add, h);
         });
     }
 }

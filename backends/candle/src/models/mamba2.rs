@@ -15,18 +15,21 @@ use serde_json::{Value, json};
 
 use super::hgrn2_forest::embed;
 use super::state_space::{Frame, is_original};
+use crate::config_file;
 use crate::head::Head;
 use crate::kernels::cells::{gate_by_silu, steps};
 use crate::kernels::elementwise::{exp, rms_norm};
+use crate::kernels::gemm::Store;
 use crate::kernels::{Isa, Kernel, launch};
 use crate::keys::Keys;
-use crate::linear::Linear;
-use crate::loader::{Loader, config_of};
+use crate::layers::linear::Linear;
+use crate::loader::Loader;
 use crate::ops::convolution::Biased;
 use crate::ops::forest::{Advance, Walk, carry};
 use crate::ops::matrix_memory::{Update, update_and_read};
 use crate::room;
 use crate::scorer::{BLOCK_ROWS, Network};
+use crate::weights::floats;
 
 /// A Mamba-2, packed.
 pub struct Mamba2 {
@@ -100,7 +103,7 @@ impl Mamba2 {
     /// # Errors
     /// What is missing, of the wrong shape or not supported.
     pub fn load(path: &Path) -> Result<(Self, u64), Failure> {
-        let file = config_of(path);
+        let file = config_file(path);
         let keys = Keys::read(&file)?;
         let frame = Frame::read(&keys, false)?;
         let sizes = sizes(&keys, &frame)?;
@@ -109,8 +112,8 @@ impl Mamba2 {
         let layers = (0..frame.layers).map(|l| layer(&mut loader, &frame, &sizes, l));
         let layers = layers.collect::<Result<_, _>>()?;
         let norm = loader.values("backbone.norm_f.weight", &[frame.width])?;
-        let head = loader.head(&embeddings, frame.width, frame.tied, frame.tied_by)?;
-        let parameters = loader.finish(&["backbone.", "lm_head."])?;
+        let head = Head::new(frame.width, &loader.head(&embeddings, frame.tied, frame.tied_by)?);
+        let (embeddings, parameters) = (floats(&embeddings)?, loader.finish()?);
         Ok((Self { frame, sizes, embeddings, layers, norm, head }, parameters))
     }
 }
@@ -245,9 +248,9 @@ impl Layer {
         blocks.for_each_init(Scratch::default, |s, (h, (z, (raw, step)))| {
             let normed = room(&mut s.a, h.len());
             rms_norm(isa, h, &self.norm, eps, normed);
-            self.input[0].apply(isa, normed, z);
-            self.input[1].apply(isa, normed, raw);
-            self.input[2].apply(isa, normed, step);
+            self.input[0].apply(isa, normed, Store::Set, z);
+            self.input[1].apply(isa, normed, Store::Set, raw);
+            self.input[2].apply(isa, normed, Store::Set, step);
             steps(isa, &self.step_bias, sizes.limit, step);
         });
     }
@@ -274,7 +277,7 @@ impl Layer {
                 let weight = &self.gated_norm[if sizes.normed == inner { 0 } else { group }..][..sizes.normed];
                 rms_norm(isa, y, weight, eps, normed);
             }
-            self.output.add(isa, normed, h);
+            self.output.apply(isa, normed, Store::Add, h);
         });
     }
 }

@@ -4,6 +4,7 @@
 //! `d_model` and `ssm_cfg` and names no `model_type`.
 
 use bheval_abi::Failure;
+use candle_core::Tensor;
 use serde_json::{Value, json};
 
 use crate::keys::Keys;
@@ -98,10 +99,10 @@ impl Frame {
     }
 
     /// The embedding, whose name the dialects spell differently.
-    pub(crate) fn embeddings(&self, loader: &mut Loader) -> Result<Vec<f32>, Failure> {
+    pub(crate) fn embeddings(&self, loader: &mut Loader) -> Result<Tensor, Failure> {
         let original = "backbone.embedding.weight";
-        let name = if loader.has(original) { original } else { "backbone.embeddings.weight" };
-        loader.values(name, &[self.vocab, self.width])
+        let name = if loader.shape(original).is_some() { original } else { "backbone.embeddings.weight" };
+        loader.tensor(name, &[self.vocab, self.width])
     }
 }
 

@@ -13,18 +13,21 @@ use rayon::prelude::*;
 use serde_json::json;
 
 use super::hgrn2_forest::embed;
+use crate::config_file;
 use crate::head::Head;
 use crate::kernels::Isa;
 use crate::kernels::activation::{add_bias, soft_cap};
 use crate::kernels::cells::gate_by_sigmoid;
 use crate::kernels::elementwise::{layer_norm, rms_norm, swiglu};
+use crate::kernels::gemm::Store;
 use crate::keys::Keys;
-use crate::linear::Linear;
-use crate::loader::{Loader, config_of};
+use crate::layers::linear::Linear;
+use crate::loader::Loader;
 use crate::ops::forest::Walk;
 use crate::ops::mlstm::{Cells, Columns, Inputs, mlstm};
 use crate::room;
 use crate::scorer::{BLOCK_ROWS, Network};
+use crate::weights::floats;
 
 /// An xLSTM of transformers, packed.
 pub struct Xlstm {
@@ -212,16 +215,17 @@ impl Xlstm {
     /// # Errors
     /// What is missing, of the wrong shape or not supported.
     pub fn load(path: &Path) -> Result<(Self, u64), Failure> {
-        let file = config_of(path);
+        let file = config_file(path);
         let config = Config::read(&Keys::read(&file)?)?;
         let mut loader = Loader::open(path)?;
-        let embeddings = loader.values("backbone.embeddings.weight", &[config.vocab, config.width])?;
+        let embeddings = loader.tensor("backbone.embeddings.weight", &[config.vocab, config.width])?;
         let blocks = (0..config.blocks).map(|l| block(&mut loader, &config, l));
         let blocks = blocks.collect::<Result<_, _>>()?;
         let norm = loader.values("backbone.out_norm.weight", &[config.width])?;
-        let mut head = loader.head(&embeddings, config.width, config.tied, "tie_word_embeddings")?;
-        head.soft_cap = config.output_logit_soft_cap;
-        let parameters = loader.finish(&["backbone.", "lm_head."])?;
+        let head = loader.head(&embeddings, config.tied, "tie_word_embeddings")?;
+        let soft_cap = config.output_logit_soft_cap;
+        let head = Head { soft_cap, ..Head::new(config.width, &head) };
+        let (embeddings, parameters) = (floats(&embeddings)?, loader.finish()?);
         Ok((Self { config, embeddings, blocks, norm, head }, parameters))
     }
 }
@@ -230,10 +234,8 @@ fn block(loader: &mut Loader, config: &Config, index: usize) -> Result<Block, Fa
     let (width, values, bias) = (config.width, config.values(), config.bias);
     let named = |part: &str| format!("backbone.blocks.{index}.{part}");
     let layer = |part: &str| named(&format!("mlstm_layer.{part}"));
-    let mut stacked = |names: &[String], outputs: &[usize], bias: bool| {
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        loader.stacked(&names, width, outputs, bias)
-    };
+    let mut stacked =
+        |names: &[String], outputs: &[usize], bias: bool| loader.stacked(names, width, outputs, bias);
     let (heads, inner) = (config.cells.heads, config.inner);
     let (qkvo, gates, gate_up) = if config.fused {
         let qkvo = stacked(&[layer("qkv_opreact")], &[config.projected()], bias)?;
@@ -313,8 +315,8 @@ impl Block {
         blocks.for_each_init(Scratch::default, |s, (h, (projected, gates))| {
             let normed = room(&mut s.a, h.len());
             self.norm.apply(isa, h, normed);
-            self.qkvo.apply(isa, normed, projected);
-            self.gates.apply(isa, normed, gates);
+            self.qkvo.apply(isa, normed, Store::Set, projected);
+            self.gates.apply(isa, normed, Store::Set, gates);
             if let Some(cap) = config.gate_soft_cap {
                 soft_cap(isa, cap, gates);
             }
@@ -336,14 +338,14 @@ impl Block {
                 gate.copy_from_slice(&space.projected[end - values..end]);
             }
             gate_by_sigmoid(isa, gate, x);
-            self.output.add(isa, x, h);
+            self.output.apply(isa, x, Store::Add, h);
             let normed = room(&mut s.a, h.len());
             self.mlp_norm.apply(isa, h, normed);
             let gate_up = room(&mut s.wide, count * 2 * config.inner);
-            self.gate_up.apply(isa, normed, gate_up);
+            self.gate_up.apply(isa, normed, Store::Set, gate_up);
             let product = room(&mut s.b, count * config.inner);
             swiglu(isa, gate_up, config.inner, product);
-            self.down.add(isa, product, h);
+            self.down.apply(isa, product, Store::Add, h);
         });
     }
 }

@@ -21,14 +21,16 @@ use super::hgrn2_forest::embed;
 use super::xlstm_config::Config;
 use super::xlstm_mlstm::MatrixBlock;
 use super::xlstm_slstm::ScalarBlock;
+use crate::config_file;
 use crate::head::Head;
 use crate::kernels::Isa;
 use crate::kernels::elementwise::layer_norm;
 use crate::keys::Keys;
-use crate::loader::{Loader, config_of};
+use crate::loader::Loader;
 use crate::ops::forest::Walk;
 use crate::ops::levels::Levels;
 use crate::scorer::{BLOCK_ROWS, Network};
+use crate::weights::floats;
 
 /// ε of every norm of the package.
 const EPS: f64 = 1e-5;
@@ -115,16 +117,16 @@ impl XlstmBlock {
     /// # Errors
     /// What is missing, of the wrong shape or not supported.
     pub fn load(path: &Path) -> Result<(Self, u64), Failure> {
-        let file = config_of(path);
+        let file = config_file(path);
         let config = Config::read(&Keys::read(&file)?)?;
         let mut loader = Loader::open(path)?;
-        let embeddings = loader.values("token_embedding.weight", &[config.vocab, config.width])?;
+        let embeddings = loader.tensor("token_embedding.weight", &[config.vocab, config.width])?;
         let blocks = (0..config.blocks).map(|l| block(&mut loader, &config, l));
         let blocks = blocks.collect::<Result<_, _>>()?;
         let post = "xlstm_block_stack.post_blocks_norm";
         let norm = config.post_norm.then(|| Norm::load(&mut loader, post, config.width)).transpose()?;
-        let head = loader.head(&embeddings, config.width, config.tied, "tie_weights")?;
-        let parameters = loader.finish(&["xlstm_block_stack.", "token_embedding.", "lm_head."])?;
+        let head = Head::new(config.width, &loader.head(&embeddings, config.tied, "tie_weights")?);
+        let (embeddings, parameters) = (floats(&embeddings)?, loader.finish()?);
         Ok((Self { width: config.width, embeddings, blocks, norm, head }, parameters))
     }
 }

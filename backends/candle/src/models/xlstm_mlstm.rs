@@ -12,8 +12,9 @@ use rayon::prelude::*;
 use super::xlstm_block::{Norm, Scratch, Space, norm_rows};
 use super::xlstm_config::{Config, Matrix};
 use crate::kernels::cells::gate_by_silu;
+use crate::kernels::gemm::Store;
 use crate::kernels::{Isa, Kernel, launch};
-use crate::linear::Linear;
+use crate::layers::linear::Linear;
 use crate::loader::Loader;
 use crate::ops::convolution::Biased;
 use crate::ops::forest::Walk;
@@ -47,7 +48,6 @@ impl MatrixBlock {
         let (width, inner, heads) = (config.width, layer.inner, layer.heads);
         let named = |part: &str| format!("{name}.xlstm.{part}");
         let gates = [named("mlstm_cell.igate"), named("mlstm_cell.fgate")];
-        let gates = [gates[0].as_str(), &gates[1]];
         let mut diagonal = |part: &str| {
             BlockDiagonal::load(loader, &named(part), inner, layer.projected, config.bias)
         };
@@ -111,8 +111,8 @@ impl MatrixBlock {
         blocks.for_each_init(Scratch::default, |s, (h, (x, z))| {
             let normed = room(&mut s.a, h.len());
             norm_rows(isa, &self.norm, h, normed);
-            self.up[0].apply(isa, normed, x);
-            self.up[1].apply(isa, normed, z);
+            self.up[0].apply(isa, normed, Store::Set, x);
+            self.up[1].apply(isa, normed, Store::Set, z);
         });
     }
 
@@ -130,7 +130,7 @@ impl MatrixBlock {
             for (part, x) in [&*convolved, &*convolved, x].into_iter().enumerate() {
                 self.qkv[part].apply(isa, x, qkv, 3 * inner, part * inner);
             }
-            self.gates.apply(isa, qkv, gates);
+            self.gates.apply(isa, qkv, Store::Set, gates);
         });
     }
 
@@ -151,7 +151,7 @@ impl MatrixBlock {
                 }
             }
             gate_by_silu(isa, &space.z[first * inner..][..y.len()], y);
-            self.down.add(isa, y, h);
+            self.down.apply(isa, y, Store::Add, h);
         });
     }
 }

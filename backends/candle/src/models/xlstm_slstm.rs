@@ -13,7 +13,7 @@ use super::xlstm_config::{Config, Mlp, Scalar};
 use crate::kernels::Isa;
 use crate::kernels::activation::Activation;
 use crate::kernels::gemm::{Packed, Store, matmul};
-use crate::linear::Linear;
+use crate::layers::linear::Linear;
 use crate::loader::Loader;
 use crate::ops::convolution::Biased;
 use crate::ops::forest::Walk;
@@ -79,7 +79,7 @@ impl ScalarBlock {
 
     /// Bytes that a thread takes.
     pub(super) fn thread_bytes(&self) -> u64 {
-        let inner = self.mlp.as_ref().map_or(0, |(_, mlp)| mlp.down.inputs());
+        let inner = self.mlp.as_ref().map_or(0, |(_, mlp)| mlp.down.weights.inner());
         4 * (BLOCK_ROWS * (2 * self.width + 2 * inner)) as u64
     }
 
@@ -151,13 +151,13 @@ impl ScalarBlock {
             if let Some((norm, mlp)) = &self.mlp {
                 let normed = room(&mut s.a, h.len());
                 norm.apply(isa, h, normed);
-                let size = count * mlp.down.inputs();
+                let size = count * mlp.down.weights.inner();
                 let (gate, up) = (room(&mut s.b, size), room(&mut s.c, size));
-                mlp.gate_up[0].apply(isa, normed, gate);
-                mlp.gate_up[1].apply(isa, normed, up);
+                mlp.gate_up[0].apply(isa, normed, Store::Set, gate);
+                mlp.gate_up[1].apply(isa, normed, Store::Set, up);
                 mlp.activation.apply(isa, gate);
                 gate.iter_mut().zip(up).for_each(|(gate, up)| *gate *= *up);
-                mlp.down.add(isa, gate, h);
+                mlp.down.apply(isa, gate, Store::Add, h);
             }
         });
     }

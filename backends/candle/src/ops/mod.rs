@@ -1,5 +1,7 @@
-//! Recurrences: HGRN2's mixer as a definition and in its fast forms, and what other recurrent models carry along a walk.
+//! What rows of a forest tell each other: attention, the short convolution, and recurrences. Gated linear attention, which
+//! is HGRN2's, is here as definition and as fast forms; the others' definitions are the references of `bheval-tests`.
 
+pub mod attention;
 pub mod convolution;
 pub mod forest;
 pub mod gla;

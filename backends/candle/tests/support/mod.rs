@@ -4,13 +4,65 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use bheval_abi::{Dtype, Failure, ForestView, LanguageModel, NO_PARENT, Opening};
-use bheval_candle::Hgrn2;
+use bheval_abi::{Dtype, Failure, ForestView, Info, LanguageModel, MaskedView, NO_PARENT, Opening};
+use bheval_candle::{Hgrn2, Lstm, Mamba, Transformers, Xlstm};
 use candle_core::{Device, Tensor};
 use serde_json::Value;
 
-/// The golden checkpoints of this backend.
-pub(crate) const MODELS: [&str; 2] = ["hgrn2", "hgrn2_conv"];
+/// The golden checkpoints of HGRN2.
+pub(crate) const HGRN2S: [&str; 2] = ["hgrn2", "hgrn2_conv"];
+/// The golden checkpoints of all causal architectures.
+pub(crate) const CAUSAL: [&str; 10] =
+    ["hgrn2", "hgrn2_conv", "llama", "gpt2", "gpt_neox", "opt", "lstm", "mamba", "mamba2", "xlstm"];
+/// The golden checkpoints of masked architectures.
+pub(crate) const MASKED: [&str; 2] = ["bert", "roberta"];
+
+/// A model of any family.
+pub(crate) trait Model: Send {
+    fn info(&self) -> &Info;
+    fn score(&mut self, forest: ForestView<'_>, log_prob: &mut [f32]) -> Result<u64, Failure>;
+    fn logits(&mut self, forest: ForestView<'_>, out: &mut [f32]) -> Result<(), Failure>;
+    fn masked(&mut self, batch: MaskedView<'_>, log_prob: &mut [f32]) -> Result<u64, Failure>;
+}
+
+impl<M: LanguageModel> Model for M {
+    fn info(&self) -> &Info {
+        LanguageModel::info(self)
+    }
+
+    fn score(&mut self, forest: ForestView<'_>, log_prob: &mut [f32]) -> Result<u64, Failure> {
+        LanguageModel::score(self, forest, log_prob)
+    }
+
+    fn logits(&mut self, forest: ForestView<'_>, out: &mut [f32]) -> Result<(), Failure> {
+        LanguageModel::logits(self, forest, out)
+    }
+
+    fn masked(&mut self, batch: MaskedView<'_>, log_prob: &mut [f32]) -> Result<u64, Failure> {
+        LanguageModel::masked(self, batch, log_prob)
+    }
+}
+
+pub(crate) type Opened = Box<dyn Model>;
+
+fn boxed<M: LanguageModel>(options: &Opening) -> Result<Opened, Failure> {
+    Ok(Box::new(M::open(options)?))
+}
+
+/// Opens a model with the family that its `config.json` asks for; HGRN2 where it asks for none of them.
+pub(crate) fn try_open(options: &Opening) -> Result<Opened, Failure> {
+    let folder =
+        if options.path.is_file() { options.path.parent().unwrap_or(&options.path) } else { &options.path };
+    let config = std::fs::read_to_string(folder.join("config.json")).unwrap_or_default();
+    let config: Value = serde_json::from_str(&config.replace("Infinity", "null")).unwrap_or_default();
+    match config["model_type"].as_str().unwrap_or_default() {
+        "llama" | "gpt2" | "gpt_neox" | "opt" | "bert" | "roberta" => boxed::<Transformers>(options),
+        "lstm_lm" => boxed::<Lstm>(options),
+        "mamba" | "mamba2" => boxed::<Mamba>(options),
+        "xlstm" => boxed::<Xlstm>(options),
+        _ => boxed::<Hgrn2>(options),
+    }
+}
 
 /// Folder of a golden checkpoint.
 pub(crate) fn golden(model: &str) -> PathBuf {
@@ -108,13 +160,13 @@ pub(crate) fn options(path: &Path, threads: usize) -> Opening {
     Opening { path: path.to_owned(), threads, dtype: Dtype::F32, memory: 256 << 20 }
 }
 
-pub(crate) fn open(path: &Path, threads: usize) -> Hgrn2 {
-    Hgrn2::open(&options(path, threads)).expect("the model opens")
+pub(crate) fn open(path: &Path, threads: usize) -> Opened {
+    try_open(&options(path, threads)).unwrap_or_else(|failure| panic!("{}: {failure}", path.display()))
 }
 
 /// The essentials of the sentence that refuses a model.
 pub(crate) fn refused(path: &Path, essentials: &[&str]) -> Failure {
-    let failure = Hgrn2::open(&options(path, 1)).err().expect("the model should be refused");
+    let failure = try_open(&options(path, 1)).err().expect("the model should be refused");
     for part in essentials {
         assert!(failure.text.contains(part), "{:?} does not say {part:?}", failure.text);
     }
@@ -122,10 +174,22 @@ pub(crate) fn refused(path: &Path, essentials: &[&str]) -> Failure {
 }
 
 /// `log_prob` of every node of a forest, NaN where none was wanted.
-pub(crate) fn score(model: &mut Hgrn2, forest: &OwnedForest) -> Vec<f32> {
+pub(crate) fn score(model: &mut Opened, forest: &OwnedForest) -> Vec<f32> {
     let mut log_prob = vec![f32::NAN; forest.token.len()];
     model.score(forest.view(), &mut log_prob).expect("scores");
     log_prob
+}
+
+/// `ln p` of every token of the vocabulary at every position of an unmasked sequence.
+pub(crate) fn masked_rows(opened: &mut Opened, ids: &[u32]) -> Tensor {
+    let vocab = opened.info().vocab;
+    let asked = || (0..ids.len() as u32).flat_map(|at| (0..vocab).map(move |id| (at, id)));
+    let (position, target): (Vec<u32>, Vec<u32>) = asked().unzip();
+    let begin = [0, ids.len() as u32];
+    let view = MaskedView::new(ids, &begin, &position, &target).expect("well formed");
+    let mut log_prob = vec![f32::NAN; position.len()];
+    opened.masked(view, &mut log_prob).expect("scores");
+    Tensor::from_vec(log_prob, (ids.len(), vocab as usize), &Device::Cpu).expect("a tensor")
 }
 
 /// A source of numbers for shuffles and random forests: SplitMix64.
