@@ -2,10 +2,10 @@
 
 #![allow(clippy::print_stdout)] // Largest errors, shown by `--nocapture`.
 
+use bheval_abi::LanguageModel;
 use bheval_tests::golden;
 use bheval_tests::recurrent::{difference, expected, fixture, floats, logits, open};
 use bheval_tests::reference::{Architecture, Lstm, Mamba, Mamba2, Reference, Xlstm, XlstmBlock};
-use bheval_abi::LanguageModel;
 use safetensors::SafeTensors;
 use serde::Deserialize;
 

@@ -89,10 +89,15 @@ impl Loader {
         }))
     }
 
-    /// The matrix `lm_head.weight`, or the embedding again where they are tied.
-    /// `key` is what ties them in the configuration.
-    pub(crate) fn head(&mut self, embeddings: &Tensor, tied: bool, key: &str) -> Result<Vec<f32>, Failure> {
-        let head = self.weights.tied("lm_head.weight", embeddings.dims(), tied, embeddings);
+    /// The head's matrix of this name and shape, or the embedding again where `key` of the configuration ties them.
+    pub(crate) fn head(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        embeddings: &Tensor,
+        (tied, key): (bool, &str),
+    ) -> Result<Vec<f32>, Failure> {
+        let head = self.weights.tied(name, shape, tied, embeddings);
         let named = |f: Failure| Failure::new(f.status, f.text.replace("tie_word_embeddings", key));
         floats(&head.map_err(named)?)
     }

@@ -31,11 +31,7 @@ fn loaded<N: Network + 'static>(
     threads: usize,
 ) -> Result<Loaded, Failure> {
     let scorer = Causal::new(network, threads, Isa::best())?;
-    Ok(Loaded {
-        architecture: architecture.to_owned(),
-        parameters,
-        scorer: Scorer::Causal(Box::new(scorer)),
-    })
+    Ok(Loaded { architecture: architecture.to_owned(), parameters, scorer: Scorer::Causal(Box::new(scorer)) })
 }
 
 /// LSTM language models (architectures.md 4).
@@ -46,7 +42,9 @@ impl Family for LstmFamily {
     const ARCHITECTURES: &'static [&'static str] = &lstm::KNOWN;
 
     fn load(path: &Path, threads: usize) -> Result<Loaded, Failure> {
-        loaded(Self::NAME, lstm::Lstm::load(path)?, threads)
+        let file = config_file(path);
+        let keys = Keys::read(&file)?;
+        loaded(keys.model_type(Self::ARCHITECTURES)?, lstm::Lstm::load(path)?, threads)
     }
 }
 

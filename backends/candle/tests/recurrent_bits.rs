@@ -16,16 +16,15 @@ fn fixture(name: &str) -> PathBuf {
 
 type Scorer = Box<dyn CausalScorer>;
 
-fn scorer<N: Network + 'static>(
-    loaded: Result<(N, u64), Failure>,
-    threads: usize,
-    isa: Isa,
-) -> Scorer {
+fn scorer<N: Network + 'static>(loaded: Result<(N, u64), Failure>, threads: usize, isa: Isa) -> Scorer {
     Box::new(Causal::new(loaded.expect("the model loads").0, threads, isa).expect("threads"))
 }
 
+/// Opens a model with so many threads on an instruction set.
+type Open = fn(usize, Isa) -> Scorer;
+
 /// One model of each architecture and design.
-const MODELS: [(&str, fn(usize, Isa) -> Scorer); 8] = [
+const MODELS: [(&str, Open); 8] = [
     ("lstm", |t, isa| scorer(lstm::Lstm::load(&golden("lstm")), t, isa)),
     ("mamba", |t, isa| scorer(mamba::Mamba::load(&golden("mamba")), t, isa)),
     ("mamba_options", |t, isa| scorer(mamba::Mamba::load(&fixture("mamba_options")), t, isa)),

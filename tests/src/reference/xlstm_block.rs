@@ -262,8 +262,7 @@ impl Matrix {
         let size = inner / heads;
         let projected = self.up.apply_rows(rows);
         let x: Rows = projected.iter().map(|row| row[..inner].to_vec()).collect();
-        let mut memories: Vec<_> =
-            (0..heads).map(|_| Memory::new(size, size, f64::NEG_INFINITY)).collect();
+        let mut memories: Vec<_> = (0..heads).map(|_| Memory::new(size, size, f64::NEG_INFINITY)).collect();
         let step = |(convolved, projected): (Vec<f64>, &Vec<f64>)| {
             let activated: Vec<f64> = convolved.into_iter().map(silu).collect();
             let (q, k) = (self.query.apply(&activated), self.key.apply(&activated));
@@ -276,8 +275,8 @@ impl Matrix {
                 self.head_norms[h].apply(&memory.step(qkv, input[h], forget[h], CELL_EPSILON))
             };
             let read: Vec<f64> = memories.iter_mut().enumerate().flat_map(head).collect();
-            let gated = (0..inner)
-                .map(|j| (read[j] + self.skip[j] * activated[j]) * silu(projected[inner + j]));
+            let gated =
+                (0..inner).map(|j| (read[j] + self.skip[j] * activated[j]) * silu(projected[inner + j]));
             self.down.apply(&gated.collect::<Vec<_>>())
         };
         self.convolution.apply(&x).into_iter().zip(&projected).map(step).collect()

@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use bheval_abi::Failure;
+use candle_core::Tensor;
 use rayon::prelude::*;
 use serde_json::json;
 
@@ -23,6 +24,7 @@ use crate::ops::forest::Walk;
 use crate::ops::levels::Levels;
 use crate::room;
 use crate::scorer::{BLOCK_ROWS, Network};
+use crate::weights::floats;
 
 /// The values of `model_type`.
 pub const KNOWN: [&str; 2] = ["lstm_lm", "lstm"];
@@ -79,14 +81,14 @@ impl Lstm {
         let config = Config::read(&Keys::read(&config_file(path))?)?;
         let mut loader = Loader::open(path)?;
         let (vocab, embedding_size, hidden_size) = (config.vocab, config.embedding_size, config.hidden_size);
-        let embeddings = loader.values("embedding.weight", &[vocab, embedding_size])?;
+        let embeddings = loader.tensor("embedding.weight", &[vocab, embedding_size])?;
         let layers = (0..config.layers).map(|l| layer(&mut loader, &config, l));
         let layers = layers.collect::<Result<_, _>>()?;
         let projected = config.tied && embedding_size != hidden_size;
         let projection =
             projected.then(|| loader.linear("proj", hidden_size, embedding_size, false)).transpose()?;
         let head = head(&mut loader, &config, &embeddings)?;
-        let parameters = loader.finish()?;
+        let (embeddings, parameters) = (floats(&embeddings)?, loader.finish()?);
         Ok((Self { embedding_size, hidden_size, embeddings, layers, projection, head }, parameters))
     }
 }
@@ -109,16 +111,13 @@ fn layer(loader: &mut Loader, config: &Config, index: usize) -> Result<Layer, Fa
 }
 
 /// `decoder`, whose matrix is the embedding where they are tied. A decoder without a bias has none stored.
-fn head(loader: &mut Loader, config: &Config, embeddings: &[f32]) -> Result<Head, Failure> {
+fn head(loader: &mut Loader, config: &Config, embeddings: &Tensor) -> Result<Head, Failure> {
     let width = if config.tied { config.embedding_size } else { config.hidden_size };
     let has_bias = loader.shape("decoder.bias").is_some();
     let bias = loader.optional("decoder.bias", &[config.vocab], has_bias)?;
-    let mut head = match config.tied {
-        true => Head::new(width, embeddings),
-        false => Head::new(width, &loader.values("decoder.weight", &[config.vocab, width])?),
-    };
-    head.bias = bias;
-    Ok(head)
+    let tied = (config.tied, "tie_word_embeddings");
+    let weights = loader.head("decoder.weight", &[config.vocab, width], embeddings, tied)?;
+    Ok(Head { bias, ..Head::new(width, &weights) })
 }
 
 /// Activations of a call, the rows in the order of [`Levels`].
@@ -143,7 +142,9 @@ impl Network for Lstm {
     }
 
     fn row_bytes(&self) -> u64 {
-        4 * (self.embedding_size.max(self.hidden_size) + 6 * self.hidden_size) as u64
+        let projected = self.projection.as_ref().map_or(0, Linear::out);
+        // Levels take some more.
+        4 * (self.embedding_size.max(self.hidden_size) + 6 * self.hidden_size + projected + 4) as u64
     }
 
     fn thread_bytes(&self) -> u64 {

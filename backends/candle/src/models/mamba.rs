@@ -90,13 +90,21 @@ impl Mamba {
         let layers = (0..frame.layers).map(|l| layer(&mut loader, &frame, states.unwrap_or(16), rank, l));
         let layers = layers.collect::<Result<_, _>>()?;
         let norm = loader.values("backbone.norm_f.weight", &[frame.width])?;
-        let head = Head::new(frame.width, &loader.head(&embeddings, frame.tied, frame.tied_by)?);
+        let tied = (frame.tied, frame.tied_by);
+        let head = loader.head("lm_head.weight", embeddings.dims(), &embeddings, tied)?;
+        let head = Head::new(frame.width, &head);
         let (embeddings, parameters) = (floats(&embeddings)?, loader.finish()?);
         Ok((Self { frame, embeddings, layers, norm, head }, parameters))
     }
 }
 
-fn layer(loader: &mut Loader, frame: &Frame, states: usize, rank: usize, index: usize) -> Result<Layer, Failure> {
+fn layer(
+    loader: &mut Loader,
+    frame: &Frame,
+    states: usize,
+    rank: usize,
+    index: usize,
+) -> Result<Layer, Failure> {
     let (width, inner) = (frame.width, frame.inner);
     let named = |part: &str| format!("backbone.layers.{index}.{part}");
     let log_rates = loader.values(&named("mixer.A_log"), &[inner, states])?;

@@ -112,7 +112,9 @@ impl Mamba2 {
         let layers = (0..frame.layers).map(|l| layer(&mut loader, &frame, &sizes, l));
         let layers = layers.collect::<Result<_, _>>()?;
         let norm = loader.values("backbone.norm_f.weight", &[frame.width])?;
-        let head = Head::new(frame.width, &loader.head(&embeddings, frame.tied, frame.tied_by)?);
+        let tied = (frame.tied, frame.tied_by);
+        let head = loader.head("lm_head.weight", embeddings.dims(), &embeddings, tied)?;
+        let head = Head::new(frame.width, &head);
         let (embeddings, parameters) = (floats(&embeddings)?, loader.finish()?);
         Ok((Self { frame, sizes, embeddings, layers, norm, head }, parameters))
     }
@@ -134,7 +136,9 @@ fn sizes(keys: &Keys<'_>, frame: &Frame) -> Result<Sizes, Failure> {
 }
 
 fn of_transformers(keys: &Keys<'_>, frame: &Frame) -> Result<Sizes, Failure> {
-    for (key, only) in [("rms_norm", true), ("rmsnorm", true), ("norm_before_gate", false), ("D_has_hdim", false)] {
+    for (key, only) in
+        [("rms_norm", true), ("rmsnorm", true), ("norm_before_gate", false), ("D_has_hdim", false)]
+    {
         keys.only(key, &json!(only))?;
     }
     let limit = if keys.get("time_step_limit").is_some() { "time_step_limit" } else { "dt_limit" };
@@ -173,7 +177,8 @@ fn limits(keys: &Keys<'_>, key: &str) -> Result<(f32, f32), Failure> {
         let high = if high.is_null() { f64::INFINITY } else { high.as_f64()? };
         Some((low.as_f64()?, high)).filter(|(low, high)| low <= high)
     };
-    let (low, high) = keys.of_kind(key, "two numbers, the smaller first", limits)?.unwrap_or((0.0, f64::INFINITY));
+    let (low, high) =
+        keys.of_kind(key, "two numbers, the smaller first", limits)?.unwrap_or((0.0, f64::INFINITY));
     Ok((low as f32, high as f32))
 }
 
@@ -184,7 +189,13 @@ fn layer(loader: &mut Loader, frame: &Frame, sizes: &Sizes, index: usize) -> Res
     Ok(Layer {
         norm: loader.values(&named("norm.weight"), &[width])?,
         input: loader.split(&named("mixer.in_proj"), width, [inner, sizes.convolved(), heads], frame.bias)?,
-        convolution: Biased::load(loader, &named("mixer.conv1d"), sizes.convolved(), frame.taps, frame.conv_bias)?,
+        convolution: Biased::load(
+            loader,
+            &named("mixer.conv1d"),
+            sizes.convolved(),
+            frame.taps,
+            frame.conv_bias,
+        )?,
         step_bias: loader.values(&named("mixer.dt_bias"), &[heads])?,
         rates: log_rates.iter().map(|&log| -f64::from(log).exp() as f32).collect(),
         skip: loader.values(&named("mixer.D"), &[heads])?,
@@ -216,7 +227,9 @@ impl Network for Mamba2 {
     fn hidden(&self, isa: Isa, walk: &Walk, tokens: &[u32], space: &mut Space, h: &mut [f32]) {
         let (inner, convolved) = (self.sizes.inner(), self.sizes.convolved());
         let Space { z, raw, xbc, step, y } = &mut *space;
-        for (buffer, width) in [(z, inner), (raw, convolved), (xbc, convolved), (step, self.sizes.heads), (y, inner)] {
+        for (buffer, width) in
+            [(z, inner), (raw, convolved), (xbc, convolved), (step, self.sizes.heads), (y, inner)]
+        {
             buffer.resize(walk.len() * width, 0.0);
         }
         embed(&self.embeddings, tokens, h);
@@ -274,7 +287,8 @@ impl Layer {
             let part = if sizes.normed == inner { y.len() } else { sizes.normed };
             for (i, (y, normed)) in y.chunks_exact(part).zip(normed.chunks_exact_mut(part)).enumerate() {
                 let group = i * sizes.normed % inner;
-                let weight = &self.gated_norm[if sizes.normed == inner { 0 } else { group }..][..sizes.normed];
+                let weight =
+                    &self.gated_norm[if sizes.normed == inner { 0 } else { group }..][..sizes.normed];
                 rms_norm(isa, y, weight, eps, normed);
             }
             self.output.apply(isa, normed, Store::Add, h);

@@ -45,7 +45,9 @@ pub(crate) fn architecture(keys: &Keys<'_>) -> Result<&'static str, Failure> {
     match keys.object("ssm_cfg")?.text("layer")?.as_deref() {
         None | Some("Mamba1") => Ok("mamba"),
         Some("Mamba2") => Ok("mamba2"),
-        Some(other) => Err(keys.unsupported(&format!("`ssm_cfg.layer` is {other}; Mamba1 and Mamba2 are implemented"))),
+        Some(other) => {
+            Err(keys.unsupported(&format!("`ssm_cfg.layer` is {other}; Mamba1 and Mamba2 are implemented")))
+        }
     }
 }
 
@@ -59,7 +61,9 @@ impl Frame {
         match keys.text("hidden_act")?.as_deref() {
             None | Some("silu" | "swish") => {}
             Some(other) => {
-                return Err(keys.unsupported(&format!("`hidden_act` is {other}; silu (swish) is implemented")));
+                return Err(
+                    keys.unsupported(&format!("`hidden_act` is {other}; silu (swish) is implemented"))
+                );
             }
         }
         let width = keys.required("hidden_size")?;

@@ -79,7 +79,9 @@ impl Config {
         let heads = keys.required("num_heads")?;
         for (size, key) in [(qk, "qk_dim_factor"), (v, "v_dim_factor")] {
             if !size.is_multiple_of(heads) {
-                return Err(keys.wrong(&format!("`{key}` gives {size} channels, which {heads} heads can't share")));
+                return Err(
+                    keys.wrong(&format!("`{key}` gives {size} channels, which {heads} heads can't share"))
+                );
             }
         }
         Ok(Self {
@@ -134,7 +136,8 @@ fn mlp_width(keys: &Keys<'_>, width: usize) -> Result<usize, Failure> {
     if (1..1 << 31).contains(&size) {
         return Ok(size);
     }
-    Err(keys.wrong(&format!("`ffn_proj_factor` {factor} times the width {width} is no width from 1 to 2^31 - 1")))
+    Err(keys
+        .wrong(&format!("`ffn_proj_factor` {factor} times the width {width} is no width from 1 to 2^31 - 1")))
 }
 
 /// A soft cap; null means none, and an absent key the default.
@@ -150,7 +153,9 @@ fn is_fused(keys: &Keys<'_>) -> Result<bool, Failure> {
     match keys.text("weight_mode")?.as_deref() {
         None | Some("single") => Ok(false),
         Some("fused") => Ok(true),
-        Some(other) => Err(keys.unsupported(&format!("`weight_mode` is {other}; single and fused are implemented"))),
+        Some(other) => {
+            Err(keys.unsupported(&format!("`weight_mode` is {other}; single and fused are implemented")))
+        }
     }
 }
 
@@ -222,7 +227,8 @@ impl Xlstm {
         let blocks = (0..config.blocks).map(|l| block(&mut loader, &config, l));
         let blocks = blocks.collect::<Result<_, _>>()?;
         let norm = loader.values("backbone.out_norm.weight", &[config.width])?;
-        let head = loader.head(&embeddings, config.tied, "tie_word_embeddings")?;
+        let tied = (config.tied, "tie_word_embeddings");
+        let head = loader.head("lm_head.weight", embeddings.dims(), &embeddings, tied)?;
         let soft_cap = config.output_logit_soft_cap;
         let head = Head { soft_cap, ..Head::new(config.width, &head) };
         let (embeddings, parameters) = (floats(&embeddings)?, loader.finish()?);

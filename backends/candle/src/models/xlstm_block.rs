@@ -78,7 +78,15 @@ impl Norm {
     }
 
     /// Norms one head of what cells wrote, `h [M, size]`, into its channels of the rows `y`; `x` is room as large as `h`.
-    pub(super) fn apply_head(&self, isa: Isa, head: usize, h: &[f32], size: usize, x: &mut [f32], y: &mut [f32]) {
+    pub(super) fn apply_head(
+        &self,
+        isa: Isa,
+        head: usize,
+        h: &[f32],
+        size: usize,
+        x: &mut [f32],
+        y: &mut [f32],
+    ) {
         let at = head * size..(head + 1) * size;
         layer_norm(isa, h, &self.weight[at.clone()], &self.bias[at.clone()], EPS, x);
         for (x, y) in x.chunks_exact(size).zip(y.chunks_exact_mut(self.weight.len())) {
@@ -125,7 +133,9 @@ impl XlstmBlock {
         let blocks = blocks.collect::<Result<_, _>>()?;
         let post = "xlstm_block_stack.post_blocks_norm";
         let norm = config.post_norm.then(|| Norm::load(&mut loader, post, config.width)).transpose()?;
-        let head = Head::new(config.width, &loader.head(&embeddings, config.tied, "tie_weights")?);
+        let tied = (config.tied, "tie_weights");
+        let head = loader.head("lm_head.weight", embeddings.dims(), &embeddings, tied)?;
+        let head = Head::new(config.width, &head);
         let (embeddings, parameters) = (floats(&embeddings)?, loader.finish()?);
         Ok((Self { width: config.width, embeddings, blocks, norm, head }, parameters))
     }
@@ -134,7 +144,7 @@ impl XlstmBlock {
 fn block(loader: &mut Loader, config: &Config, index: usize) -> Result<Block, Failure> {
     let name = format!("xlstm_block_stack.blocks.{index}");
     Ok(match (&config.matrix, &config.scalar) {
-        (Some(matrix), _) if !config.slstm_at.contains(&index) => {
+        (Some(matrix), _) if !config.is_scalar(index) => {
             Block::Matrix(MatrixBlock::load(loader, config, matrix, &name)?)
         }
         (_, Some(scalar)) => Block::Scalar(ScalarBlock::load(loader, config, scalar, &name)?),
@@ -162,7 +172,8 @@ impl Network for XlstmBlock {
         };
         let matrix = self.blocks.iter().filter(|b| matches!(b, Block::Matrix(_))).map(bytes).max();
         let scalar = self.blocks.iter().filter(|b| matches!(b, Block::Scalar(_))).map(bytes).max();
-        matrix.unwrap_or(0) + scalar.unwrap_or(0)
+        // Levels take some more.
+        matrix.unwrap_or(0) + scalar.unwrap_or(0) + 16
     }
 
     fn thread_bytes(&self) -> u64 {

@@ -13,8 +13,8 @@ pub(super) struct Config {
     /// `D`
     pub(super) width: usize,
     pub(super) blocks: usize,
-    /// Blocks that are sLSTM.
-    pub(super) slstm_at: Vec<usize>,
+    /// Blocks that are sLSTM; all of them where it is none.
+    slstm_at: Option<Vec<usize>>,
     /// Whether the mLSTM's projections have biases.
     pub(super) bias: bool,
     pub(super) tied: bool,
@@ -52,6 +52,11 @@ pub(super) struct Mlp {
 }
 
 impl Config {
+    /// The kind of a block.
+    pub(super) fn is_scalar(&self, block: usize) -> bool {
+        self.slstm_at.as_ref().is_none_or(|at| at.contains(&block))
+    }
+
     /// Reads and checks the keys.
     pub(super) fn read(keys: &Keys<'_>) -> Result<Self, Failure> {
         let width = keys.required("embedding_dim")?;
@@ -60,9 +65,10 @@ impl Config {
         let matrix = described("mlstm_block").then(|| matrix(keys, width)).transpose()?;
         let scalar = described("slstm_block").then(|| scalar(keys, width)).transpose()?;
         // The package takes a missing `mlstm_block` for sLSTM everywhere.
-        let slstm_at = if matrix.is_none() { (0..blocks).collect() } else { slstm_at(keys, blocks)? };
-        if scalar.is_none() && !slstm_at.is_empty() {
-            return Err(keys.wrong("`slstm_at` asks for sLSTM blocks, but there is no `slstm_block` to describe them"));
+        let slstm_at = if matrix.is_none() { None } else { slstm_at(keys, blocks)? };
+        if scalar.is_none() && slstm_at.as_ref().is_none_or(|at| !at.is_empty()) {
+            return Err(keys
+                .wrong("`slstm_at` asks for sLSTM blocks, but there is no `slstm_block` to describe them"));
         }
         Ok(Self {
             vocab: keys.required("vocab_size")?,
@@ -78,13 +84,14 @@ impl Config {
     }
 }
 
-fn slstm_at(keys: &Keys<'_>, blocks: usize) -> Result<Vec<usize>, Failure> {
+fn slstm_at(keys: &Keys<'_>, blocks: usize) -> Result<Option<Vec<usize>>, Failure> {
     let below = |v: &Value| v.as_u64().filter(|&l| l < blocks as u64).map(|l| l as usize);
     let places = |v: &Value| match v.as_str() {
-        Some("all") => Some((0..blocks).collect()),
-        _ => v.as_array()?.iter().map(below).collect(),
+        Some("all") => Some(None),
+        _ => v.as_array()?.iter().map(below).collect::<Option<_>>().map(Some),
     };
-    Ok(keys.of_kind("slstm_at", "\"all\" or a list of blocks below `num_blocks`", places)?.unwrap_or_default())
+    let kind = "\"all\" or a list of blocks below `num_blocks`";
+    Ok(keys.of_kind("slstm_at", kind, places)?.unwrap_or_else(|| Some(vec![])))
 }
 
 fn matrix(keys: &Keys<'_>, width: usize) -> Result<Matrix, Failure> {
@@ -93,7 +100,9 @@ fn matrix(keys: &Keys<'_>, width: usize) -> Result<Matrix, Failure> {
     let heads = layer.size("num_heads")?.unwrap_or(4);
     let blocks = inner / layer.size("qkv_proj_blocksize")?.unwrap_or(4);
     if blocks == 0 || !inner.is_multiple_of(blocks) {
-        return Err(layer.wrong(&format!("`qkv_proj_blocksize` can't cut the inner width {inner} into blocks")));
+        return Err(
+            layer.wrong(&format!("`qkv_proj_blocksize` can't cut the inner width {inner} into blocks"))
+        );
     }
     share(&layer, inner, heads)?;
     let taps = layer.size("conv1d_kernel_size")?.unwrap_or(4);
@@ -107,7 +116,8 @@ fn scalar(keys: &Keys<'_>, width: usize) -> Result<Scalar, Failure> {
     layer.only("num_gates", &json!(4))?;
     layer.only("initial_val", &json!(0.0))?;
     if let Some(clip) = layer.get("forward_clipval") {
-        return Err(layer.unsupported(&format!("`forward_clipval` is {clip}, but clipped outputs are not implemented")));
+        return Err(layer
+            .unsupported(&format!("`forward_clipval` is {clip}, but clipped outputs are not implemented")));
     }
     let heads = layer.size("num_heads")?.unwrap_or(4);
     share(&layer, width, heads)?;
@@ -128,7 +138,8 @@ fn mlp(block: &Keys<'_>, width: usize) -> Result<Option<Mlp>, Failure> {
     let mlp = block.object("feedforward")?;
     mlp.only("ff_type", &json!("ffn_gated"))?;
     let name = mlp.text("act_fn")?.unwrap_or_else(|| "gelu".to_owned());
-    let activation = ["gelu", "relu", "swish"].contains(&name.as_str()).then(|| Activation::named(&name)).flatten();
+    let activation =
+        ["gelu", "relu", "swish"].contains(&name.as_str()).then(|| Activation::named(&name)).flatten();
     let Some(activation) = activation else {
         return Err(mlp.unsupported(&format!("`act_fn` is {name}; gelu, relu and swish are implemented")));
     };

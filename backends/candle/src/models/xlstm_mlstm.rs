@@ -44,13 +44,17 @@ pub(super) struct MatrixBlock {
 }
 
 impl MatrixBlock {
-    pub(super) fn load(loader: &mut Loader, config: &Config, layer: &Matrix, name: &str) -> Result<Self, Failure> {
+    pub(super) fn load(
+        loader: &mut Loader,
+        config: &Config,
+        layer: &Matrix,
+        name: &str,
+    ) -> Result<Self, Failure> {
         let (width, inner, heads) = (config.width, layer.inner, layer.heads);
         let named = |part: &str| format!("{name}.xlstm.{part}");
         let gates = [named("mlstm_cell.igate"), named("mlstm_cell.fgate")];
-        let mut diagonal = |part: &str| {
-            BlockDiagonal::load(loader, &named(part), inner, layer.projected, config.bias)
-        };
+        let mut diagonal =
+            |part: &str| BlockDiagonal::load(loader, &named(part), inner, layer.projected, config.bias);
         let qkv = [diagonal("q_proj")?, diagonal("k_proj")?, diagonal("v_proj")?];
         Ok(Self {
             width,
@@ -166,7 +170,13 @@ struct BlockDiagonal {
 
 impl BlockDiagonal {
     /// Reads `{name}.weight [blocks, out, in]` and, where there is one, `{name}.bias`.
-    fn load(loader: &mut Loader, name: &str, width: usize, block: usize, bias: bool) -> Result<Self, Failure> {
+    fn load(
+        loader: &mut Loader,
+        name: &str,
+        width: usize,
+        block: usize,
+        bias: bool,
+    ) -> Result<Self, Failure> {
         let stored = loader.values(&format!("{name}.weight"), &[width / block, block, block])?;
         let mut weights = vec![0.0; stored.len()];
         for (at, w) in stored.iter().enumerate() {

@@ -51,7 +51,12 @@ struct GatedMlp {
 }
 
 impl ScalarBlock {
-    pub(super) fn load(loader: &mut Loader, config: &Config, layer: &Scalar, name: &str) -> Result<Self, Failure> {
+    pub(super) fn load(
+        loader: &mut Loader,
+        config: &Config,
+        layer: &Scalar,
+        name: &str,
+    ) -> Result<Self, Failure> {
         let width = config.width;
         let named = |part: &str| format!("{name}.xlstm.{part}");
         let conv = layer.taps.map(|taps| Biased::load(loader, &named("conv1d.conv"), width, taps, true));

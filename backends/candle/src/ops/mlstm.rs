@@ -58,7 +58,9 @@ pub(crate) struct Inputs<'a> {
 
 /// Runs the cells over a walk, in parallel over heads. `h` is head by head, `[rows, V]` each.
 pub(crate) fn mlstm(isa: Isa, walk: &Walk, cells: Cells, x: Inputs<'_>, h: &mut [f32]) {
-    assert!(h.len() == walk.len() * cells.heads * cells.values && x.gates.len() == walk.len() * 2 * cells.heads);
+    assert!(
+        h.len() == walk.len() * cells.heads * cells.values && x.gates.len() == walk.len() * 2 * cells.heads
+    );
     h.par_chunks_mut(walk.len() * cells.values).enumerate().for_each(|(head, h)| {
         launch(isa, Head { walk, cells, x, head, h });
     });
@@ -114,9 +116,9 @@ impl Advance for Head<'_> {
     }
 }
 
-/// `max(|x|, floor)`; NaN where `x` overflowed, which would silently turn the output into zeros.
+/// `max(|x|, floor)`; NaN where `x` overflowed, since to divide by infinity would silently turn the output into zeros.
 #[inline(always)]
 fn normaliser_of(x: f32, floor: f32) -> f32 {
-    let size = x.abs() + (x - x);
+    let size = if x.is_infinite() { f32::NAN } else { x.abs() };
     if size <= floor { floor } else { size }
 }

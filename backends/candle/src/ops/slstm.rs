@@ -12,7 +12,10 @@ use crate::kernels::gemm::{Packed, Store, matmul};
 /// head by head, `[places, d]` each.
 pub(crate) fn run(isa: Isa, levels: &Levels, recurrent: &[Packed], gates: &mut [f32], y: &mut [f32]) {
     let (places, heads) = (levels.rows().len(), recurrent.len());
-    assert!(gates.len() == 4 * y.len() && y.len().is_multiple_of(places * heads), "gates and y differ in shape");
+    assert!(
+        gates.len() == 4 * y.len() && y.len().is_multiple_of(places * heads),
+        "gates and y differ in shape"
+    );
     let size = y.len() / heads;
     let tasks = recurrent.par_iter().zip(gates.par_chunks_mut(4 * size)).zip(y.par_chunks_mut(size));
     tasks.for_each(|((recurrent, gates), y)| Head { isa, levels, recurrent, gates, y }.run());
