@@ -26,8 +26,8 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     done
 }
 
-/// Moves a finished and synced file to its name, and makes the move last through a power cut.
-pub(crate) fn publish(finished: &Path, path: &Path) -> Result<(), Error> {
+/// Moves a finished and synced file, or a folder of such, to its name, and makes the move last through a power cut.
+pub fn publish(finished: &Path, path: &Path) -> Result<(), Error> {
     fs::rename(finished, path).map_err(Error::io("put in place", path))?;
     sync_folder(folder_of(path)).map_err(Error::io("sync the folder of", path))
 }

@@ -1,7 +1,7 @@
 //! SHA-256, as it is written in manifests: 64 lower-case hexadecimal digits.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
@@ -23,6 +23,36 @@ pub fn sha256_file(path: &Path) -> Result<String, Error> {
             0 => return Ok(hex(&hasher.finalize())),
             count => hasher.update(&buffer[..count]),
         }
+    }
+}
+
+/// A reader that takes the digest of all that passes through it: for what can be read only once, such as stdin.
+#[derive(Debug)]
+pub struct Digesting<R> {
+    inner: R,
+    hasher: Sha256,
+    len: u64,
+}
+
+impl<R> Digesting<R> {
+    /// Reads from `inner`.
+    pub fn new(inner: R) -> Self {
+        Self { inner, hasher: Sha256::new(), len: 0 }
+    }
+
+    /// Number and SHA-256 of the bytes that passed.
+    #[must_use]
+    pub fn finish(self) -> (u64, String) {
+        (self.len, hex(&self.hasher.finalize()))
+    }
+}
+
+impl<R: Read> Read for Digesting<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.hasher.update(&buffer[..count]);
+        self.len += count as u64;
+        Ok(count)
     }
 }
 
@@ -51,6 +81,14 @@ mod tests {
         let path = folder.path().join("a");
         std::fs::write(&path, vec![b'a'; 1_000_000]).unwrap();
         assert_eq!(sha256_file(&path).unwrap(), MILLION_A);
+    }
+
+    #[test]
+    fn what_passes_through_a_reader_is_digested() {
+        let mut reader = Digesting::new(&b"abc"[..]);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!((text.as_str(), reader.finish()), ("abc", (3, ABC.to_owned())));
     }
 
     #[test]

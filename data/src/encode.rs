@@ -10,19 +10,28 @@ pub struct Query {
     pub context: String,
     /// What is scored. After a context it carries the space that separates the two.
     pub continuation: String,
+    /// Where the answer to a question stands, for readings of masked models that treat it apart: a range of the
+    /// characters of `context + continuation`, end exclusive.
+    pub answer: Option<(usize, usize)>,
 }
 
 impl Query {
     /// A whole sentence, given nothing.
     #[must_use]
     pub fn sentence(text: impl Into<String>) -> Self {
-        Self { context: String::new(), continuation: text.into() }
+        Self { context: String::new(), continuation: text.into(), answer: None }
     }
 
     /// `target` after `context`, with a space between them.
     #[must_use]
     pub fn after(context: &str, target: &str) -> Self {
-        Self { context: context.to_owned(), continuation: format!(" {target}") }
+        Self { context: context.to_owned(), continuation: format!(" {target}"), answer: None }
+    }
+
+    /// The same text, of which these characters of `context + continuation` are the answer.
+    #[must_use]
+    pub fn with_answer(self, start: usize, end: usize) -> Self {
+        Self { answer: Some((start, end)), ..self }
     }
 }
 
@@ -60,6 +69,12 @@ impl<'a> Encoder<'a> {
         Self { tokenizer, protocol }
     }
 
+    /// What cuts text into ids.
+    #[must_use]
+    pub fn tokenizer(&self) -> &'a Tokenizer {
+        self.tokenizer
+    }
+
     /// The token that the protocol puts before a text without context, if the tokenizer has one.
     #[must_use]
     pub fn prefix_token(&self) -> Option<&'a SpecialToken> {
@@ -84,6 +99,20 @@ impl<'a> Encoder<'a> {
             return self.prefixed(self.tokenizer.ids(&query.continuation)?);
         }
         some_scored(self.cut(query)?.request)
+    }
+
+    /// A sentence as models learn it that this protocol scores: the prefix in front, which is not predicted, and EOS at the
+    /// end, where the tokenizer has one. A text without tokens gives none.
+    ///
+    /// # Errors
+    /// A text that the tokenizer refuses.
+    pub fn training_ids(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        let ids = self.tokenizer.ids(text)?;
+        if ids.is_empty() {
+            return Ok(ids);
+        }
+        let end = self.tokenizer.special().eos.as_ref();
+        Ok(self.prefix_token().into_iter().map(|t| t.id).chain(ids).chain(end.map(|t| t.id)).collect())
     }
 
     fn prefixed(&self, ids: Vec<u32>) -> Result<Request, TokenizerError> {

@@ -16,8 +16,10 @@ pub mod jsonl;
 pub mod lines;
 pub mod locate;
 pub mod manifest;
+pub mod masked;
 mod plain_path;
 pub mod protocol;
+pub mod sentences;
 pub mod tokenizer;
 
 pub use error::Error;

@@ -37,6 +37,18 @@ pub enum TokenizerError {
         /// Why.
         reason: &'static str,
     },
+    /// A masked model's tokenizer without a mask token.
+    NoMask {
+        /// Its folder.
+        folder: PathBuf,
+    },
+    /// A text that holds the mask token itself.
+    HoldsMask {
+        /// The mask token.
+        mask: String,
+    },
+    /// A reading that needs to know where the answer stands, and a text that has none.
+    NoAnswer,
 }
 
 impl fmt::Display for TokenizerError {
@@ -57,6 +69,21 @@ impl fmt::Display for TokenizerError {
             }
             Self::NoTokens { reason } => write!(f, "the tokenizer makes no tokens of the text: {reason}"),
             Self::NothingScored { reason } => write!(f, "no token can be scored: {reason}"),
+            Self::NoMask { folder } => write!(
+                f,
+                "the tokenizer in {} names no mask token, so nothing can be hidden from a masked model; `mask_token` belongs \
+                 into its tokenizer_config.json or special_tokens_map.json (`bheval inspect` shows what is named)",
+                folder.display()
+            ),
+            Self::HoldsMask { mask } => write!(
+                f,
+                "the text holds {mask:?}, which a masked model reads as a hidden token: its score would mean nothing"
+            ),
+            Self::NoAnswer => write!(
+                f,
+                "the reading answer_l2r+word_l2r needs to know which words are the answer, and this text has none; use \
+                 within_word_l2r, which is the same outside answers"
+            ),
         }
     }
 }
@@ -70,7 +97,7 @@ pub struct SpecialToken {
     pub id: u32,
     /// Its text: `<s>`.
     pub text: String,
-    /// `tokenizer_config.json`, `special_tokens_map.json` or `config.json`.
+    /// `tokenizer_config.json`, `special_tokens_map.json`, `config.json`, or for a mask token also `tokenizer.json`.
     pub file: &'static str,
 }
 
@@ -85,6 +112,8 @@ pub struct SpecialTokens {
     pub pad: Option<SpecialToken>,
     /// Unknown.
     pub unk: Option<SpecialToken>,
+    /// What stands for a hidden token.
+    pub mask: Option<SpecialToken>,
 }
 
 /// Ids of a text, with the characters that each covers.
@@ -96,6 +125,8 @@ pub struct Encoding {
     pub offsets: Vec<(usize, usize)>,
     /// For each token whether the tokenizer itself added it.
     pub special: Vec<bool>,
+    /// For each token the number of its word: the piece of text that the tokenizer's pre-tokenization cut it from.
+    pub words: Vec<Option<u32>>,
 }
 
 /// A tokenizer as its files define it, without truncation and padding.
@@ -199,12 +230,18 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, special: bool) -> Result<Encoding, TokenizerError> {
         let encoded = contained(|| self.inner.encode_char_offsets(text, special)).map_err(no_tokens)?;
         let special: Vec<bool> = encoded.get_special_tokens_mask().iter().map(|&m| m != 0).collect();
+        let words = encoded.get_word_ids().to_vec();
         if special.iter().all(|&s| s) {
             return Err(TokenizerError::NoTokens {
                 reason: "the text is empty, or holds nothing the tokenizer keeps".into(),
             });
         }
-        Ok(Encoding { ids: encoded.get_ids().to_vec(), offsets: encoded.get_offsets().to_vec(), special })
+        Ok(Encoding {
+            ids: encoded.get_ids().to_vec(),
+            offsets: encoded.get_offsets().to_vec(),
+            special,
+            words,
+        })
     }
 
     /// Ids alone, without special tokens: faster.
@@ -260,7 +297,19 @@ type Files = [(&'static str, Value); 3];
 
 fn special_tokens(inner: &tokenizers::Tokenizer, files: &Files) -> SpecialTokens {
     let find = |name: &str| special_token(inner, files, name);
-    SpecialTokens { bos: find("bos"), eos: find("eos"), pad: find("pad"), unk: find("unk") }
+    let mask = find("mask").or_else(|| added_mask(inner));
+    SpecialTokens { bos: find("bos"), eos: find("eos"), pad: find("pad"), unk: find("unk"), mask }
+}
+
+/// Files that know no roles may still hold the token by the names that BERT and RoBERTa gave it.
+fn added_mask(inner: &tokenizers::Tokenizer) -> Option<SpecialToken> {
+    let added = inner.get_added_tokens_decoder();
+    let named = |text: &str| {
+        let id = inner.token_to_id(text)?;
+        added.get(&id).filter(|token| token.special)?;
+        Some(SpecialToken { id, text: text.to_owned(), file: "tokenizer.json" })
+    };
+    ["[MASK]", "<mask>"].into_iter().find_map(named)
 }
 
 /// The tokenizer's own files come first; `config.json` knows ids only, and speaks where the others are silent.

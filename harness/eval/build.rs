@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 /// What can change a score: code, manifests, and the versions of everything it is built with.
-const PARTS: [&str; 8] = [
+const PARTS: [&str; 9] = [
     "Cargo.lock",
     "backends/abi/src",
     "backends/candle/src",
     "backends/host/src",
+    "backends/ngram/src",
     "data/src",
     "data/manifests",
     "harness",

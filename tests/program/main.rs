@@ -3,8 +3,12 @@
 mod eval;
 mod faults;
 mod invariance;
+mod isolate;
 mod kit;
+mod masked;
+mod ngram;
 mod plugins;
 mod resume;
 mod score;
 mod summary;
+mod verify;

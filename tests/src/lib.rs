@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 pub mod fuzzing;
+pub mod peers;
 pub mod plugins;
 pub mod recurrent;
 pub mod reference;

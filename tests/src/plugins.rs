@@ -28,12 +28,25 @@ pub fn example(package: &str, name: &str) -> PathBuf {
 /// Where there is no C compiler `cc`, or it refuses the file.
 #[must_use]
 pub fn compiled(folder: &Path, name: &str) -> PathBuf {
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    compiled_from(folder, name, &Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("plugins/{name}.c")))
+}
+
+/// Compiles a C file into the library of the backend `name` in `folder`, as the how-to says.
+///
+/// # Panics
+/// Where there is no C compiler `cc`, or it refuses the file.
+#[must_use]
+pub fn compiled_from(folder: &Path, name: &str, source: &Path) -> PathBuf {
     let out = folder.join(bheval_host::file_name(name));
     let mut command = Command::new("cc");
-    command.args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-I"]);
-    command.arg(tests.join("../backends/abi/include")).arg(tests.join(format!("plugins/{name}.c")));
-    let output = command.arg("-o").arg(&out).arg("-lm").output().expect("a C compiler, `cc`, is there");
+    command.args(["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-shared", "-fPIC", "-I"]);
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../backends/abi/include")).arg(source);
+    let output = command
+        .arg("-o")
+        .arg(&out)
+        .args(["-lm", "-lpthread"])
+        .output()
+        .expect("a C compiler, `cc`, is there");
     assert!(output.status.success(), "{command:?}\n{}", String::from_utf8_lossy(&output.stderr));
     out
 }

@@ -1,8 +1,10 @@
 //! The naive reference models against what transformers computed for the same checkpoints.
 
-use bheval_abi::{Dtype, ForestView, LanguageModel, NO_PARENT, Opening, Status};
+use bheval_abi::{Dtype, ForestView, LanguageModel, MaskedView, NO_PARENT, Opening, Status};
 use bheval_tests::golden;
-use bheval_tests::reference::{Architecture, Gpt2, Llama, Opt, Reference};
+use bheval_tests::reference::{
+    Architecture, Bert, Folder, Gpt2, Llama, MaskedReference, Opt, Reference, Roberta,
+};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 
@@ -89,13 +91,16 @@ fn scores_match<A: Architecture>() {
 }
 
 fn logits_match<A: Architecture>() {
-    let golden = read::<A>();
-    let bytes = std::fs::read(self::golden().join(A::MODEL_TYPE).join("golden.safetensors"));
+    logits_are(|ids| logits::<A>(ids), &read::<A>(), A::MODEL_TYPE);
+}
+
+fn logits_are(logits: impl Fn(&[u32]) -> Vec<f32>, golden: &Golden, model: &str) {
+    let bytes = std::fs::read(self::golden().join(model).join("golden.safetensors"));
     let bytes = bytes.expect("golden.safetensors is there");
     let tensors = SafeTensors::deserialize(&bytes).expect("golden.safetensors is understood");
     assert!(!golden.logits_for.is_empty());
-    for i in golden.logits_for {
-        let ours = logits::<A>(&golden.sentences[i].ids);
+    for &i in &golden.logits_for {
+        let ours = logits(&golden.sentences[i].ids);
         let theirs = tensors.tensor(&format!("logits.{i}")).expect("the logits are there");
         let (theirs, _) = theirs.data().as_chunks();
         assert_eq!(ours.len(), theirs.len());
@@ -150,6 +155,86 @@ fn gpt2_scores_as_transformers_does() {
 fn opt_scores_as_transformers_does() {
     scores_match::<Opt>();
     logits_match::<Opt>();
+}
+
+fn open_masked<A: Architecture>() -> MaskedReference<A> {
+    let path = golden().join(A::MODEL_TYPE);
+    MaskedReference::open(&Opening { path, threads: 2, dtype: Dtype::F32, memory: 1 << 30 })
+        .expect("the model opens")
+}
+
+/// The logits of each token of a sentence in which nothing is hidden.
+fn unmasked_logits<A: Architecture>(ids: &[u32]) -> Vec<f32> {
+    let folder = Folder::open(&golden().join(A::MODEL_TYPE), A::MODEL_TYPE).expect("the folder is read");
+    let model = A::load(&folder).expect("the model is read");
+    let states = model.states(ids);
+    states.iter().flat_map(|state| model.head().apply(state)).map(|x| x as f32).collect()
+}
+
+/// Each token but the special ones at the ends, hidden alone.
+fn masked_scores_match<A: Architecture>(mask: u32) {
+    let golden = read::<A>();
+    let mut model = open_masked::<A>();
+    assert_eq!(model.info().parameters, golden.parameters);
+    for sentence in &golden.sentences {
+        let ours = one_by_one(&mut model, &sentence.ids, mask);
+        assert_eq!(ours.len(), sentence.logprobs.len());
+        for (t, (ours, theirs)) in ours.iter().zip(&sentence.logprobs).enumerate() {
+            let difference = (ours - theirs).abs();
+            assert!(difference < TOKEN_TOLERANCE, "{:?}, token {t}: {ours}, not {theirs}", sentence.text);
+        }
+        let total: f64 = ours.iter().sum();
+        assert!((total - sentence.total).abs() < TOTAL_TOLERANCE, "{:?}: {total}", sentence.text);
+    }
+}
+
+fn one_by_one<A: Architecture>(model: &mut MaskedReference<A>, ids: &[u32], mask: u32) -> Vec<f64> {
+    let (len, inner) = (ids.len() as u32, 1..ids.len() - 1);
+    let mut token = Vec::new();
+    for t in inner.clone() {
+        token.extend(ids);
+        let first = token.len() - ids.len();
+        token[first + t] = mask;
+    }
+    let begin: Vec<u32> = (0..=inner.len() as u32).map(|s| s * len).collect();
+    let position: Vec<u32> = inner.clone().map(|t| (t as u32 - 1) * len + t as u32).collect();
+    let batch = MaskedView::new(&token, &begin, &position, &ids[inner]).expect("well formed");
+    let mut out = vec![f32::NAN; position.len()];
+    let fed = model.masked(batch, &mut out).expect("the sentence is scored");
+    assert_eq!(fed, token.len() as u64);
+    out.into_iter().map(f64::from).collect()
+}
+
+fn wrong_masked_input_is_refused<A: Architecture>() {
+    let mut model = open_masked::<A>();
+    let (vocab, context) = (model.info().vocab, model.info().context);
+    let mut refusal = |ids: &[u32]| {
+        let begin = [0, ids.len() as u32];
+        let batch = MaskedView::new(ids, &begin, &[0], &ids[..1]).expect("well formed");
+        model.masked(batch, &mut [0.0]).err().map(|f| f.status)
+    };
+    assert_eq!(refusal(&[5, vocab - 1]), None);
+    assert_eq!(refusal(&[5, vocab]), Some(Status::BAD_INPUT));
+    assert_eq!(refusal(&vec![5; context as usize]), None);
+    assert_eq!(refusal(&vec![5; context as usize + 1]), Some(Status::BAD_INPUT));
+}
+
+#[test]
+fn bert_scores_as_transformers_does() {
+    masked_scores_match::<Bert>(4);
+    logits_are(unmasked_logits::<Bert>, &read::<Bert>(), "bert");
+}
+
+#[test]
+fn roberta_scores_as_transformers_does() {
+    masked_scores_match::<Roberta>(4);
+    logits_are(unmasked_logits::<Roberta>, &read::<Roberta>(), "roberta");
+}
+
+#[test]
+fn a_masked_models_tokens_and_lengths_are_held_against_it() {
+    wrong_masked_input_is_refused::<Bert>();
+    wrong_masked_input_is_refused::<Roberta>();
 }
 
 #[test]

@@ -55,13 +55,41 @@ pub enum Error {
         /// What is wrong with it.
         text: String,
     },
+    /// The worker process of an isolated backend died in a call.
+    Crashed {
+        /// Name of the backend.
+        backend: String,
+        /// What it was asked to do.
+        action: &'static str,
+        /// How it ended: `was killed by SIGSEGV`.
+        how: String,
+        /// The last lines that it printed; often none.
+        said: String,
+        /// How many calls in a row ended so, this one included.
+        in_a_row: u32,
+        /// Whether asking a new worker makes sense.
+        again: bool,
+    },
+    /// A worker process can't be started, or not again.
+    Worker {
+        /// Why.
+        text: String,
+    },
 }
 
 impl Error {
     /// Whether a part of the request may still succeed: one of its inputs is at fault, or there were too many.
     #[must_use]
     pub fn may_pass_in_part(&self) -> bool {
-        self.is_about_input() || matches!(self, Error::Refused { status: Status::EXHAUSTED, .. })
+        self.is_about_input()
+            || self.is_crash()
+            || matches!(self, Error::Refused { status: Status::EXHAUSTED, .. })
+    }
+
+    /// Whether a worker process died and the next call is made to a new one.
+    #[must_use]
+    pub fn is_crash(&self) -> bool {
+        matches!(self, Error::Crashed { again: true, .. })
     }
 
     /// Whether the fault lies in an input, and not in the model or the backend.
@@ -110,6 +138,21 @@ impl fmt::Display for Error {
                 "{backend} gave an answer that can't be right: {text}; nothing of it was used. This is a fault of the \
                  backend or of the model's weights"
             ),
+            Error::Crashed { backend, action, how, said, in_a_row, again } => {
+                write!(f, "{backend}: its worker {how} when it was asked to {action}")?;
+                if !said.is_empty() {
+                    write!(f, "; the last it said: {said}")?;
+                }
+                match again {
+                    false if *in_a_row > 1 => write!(
+                        f,
+                        "; {in_a_row} calls in a row ended so. This backend does not get on with this model, or with \
+                         these items"
+                    ),
+                    _ => Ok(()),
+                }
+            }
+            Error::Worker { text } => f.write_str(text),
         }
     }
 }

@@ -35,6 +35,13 @@ impl Forest {
         Self { token, parent, wanted, children: HashMap::new() }
     }
 
+    /// A forest from its arrays as they crossed a boundary, or `None` where they differ in length.
+    #[cfg(unix)]
+    pub(crate) fn from_arrays(token: Vec<u32>, parent: Vec<u32>, wanted: Vec<u8>) -> Option<Self> {
+        let alike = token.len() == parent.len() && token.len() == wanted.len();
+        alike.then(|| Self { token, parent, wanted, children: HashMap::new() })
+    }
+
     /// Adds a sequence and asks for the positions that `scored` marks. Returns the node of each position.
     ///
     /// # Panics

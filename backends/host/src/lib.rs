@@ -9,14 +9,17 @@ mod error;
 mod flat;
 mod forest;
 mod library;
+mod local;
 mod masked;
 mod model;
 mod search;
+mod worker;
 
 pub use bheval_abi::{Backend, Dtype, FEATURE_FOREST, Kind, Status};
 pub use error::Error;
 pub use forest::Forest;
-pub use library::{Library, Origin};
+pub use library::{Library, Origin, Source};
 pub use masked::MaskedBatch;
 pub use model::{Model, ModelInfo, ModelOptions, Route, Scored};
 pub use search::{file_name, plugin_folders, plugins_in};
+pub use worker::{Launch, serve};

@@ -6,11 +6,12 @@ use std::mem::{ManuallyDrop, offset_of};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bheval_abi::{Backend, FEATURE_FOREST, MAJOR, SYMBOL, Text};
+use bheval_abi::{Backend, FEATURE_FOREST, MAJOR, MASKED_EXTENSION, SYMBOL, Text};
 use sha2::{Digest, Sha256};
 
-use crate::Error;
 use crate::elf::promised_len;
+use crate::worker::{Loaded, Workers};
+use crate::{Error, Launch};
 
 /// Where a backend comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +27,20 @@ pub enum Origin {
     },
 }
 
+/// A backend that a worker is to load.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The linked one of this name.
+    Linked(String),
+    /// A file.
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// SHA-256, in hex, that it must have.
+        pin: Option<String>,
+    },
+}
+
 /// An opened backend. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Library {
@@ -34,17 +49,30 @@ pub struct Library {
 
 #[derive(Debug)]
 struct Inner {
-    table: *const Backend,
+    code: Code,
     name: String,
     version: String,
+    features: u64,
     origin: Origin,
 }
 
+/// Where the backend's code runs.
+#[derive(Debug)]
+enum Code {
+    /// In this process.
+    Here(Table),
+    /// In a process of its own.
+    Worker(Box<Workers>),
+}
+
+#[derive(Debug)]
+struct Table(*const Backend);
+
 // SAFETY: the table is read-only and lives as long as the process; its functions may be called from any thread, as the
 // contract demands of a backend.
-unsafe impl Send for Inner {}
+unsafe impl Send for Table {}
 // SAFETY: as above.
-unsafe impl Sync for Inner {}
+unsafe impl Sync for Table {}
 
 impl Library {
     /// A backend that is linked into this binary.
@@ -119,7 +147,32 @@ impl Library {
         // SAFETY: the table's texts live as long as the library.
         let (name, version) = unsafe { (known.name.get(), known.version.get()) };
         let (name, version) = name.zip(version).ok_or_else(|| broken("its name or version is not UTF-8"))?;
-        let inner = Inner { table, name: name.into(), version: version.into(), origin };
+        let (code, features) = (Code::Here(Table(table)), known.features);
+        let inner = Inner { code, name: name.into(), version: version.into(), features, origin };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// A backend whose code never runs in this process: a worker loads it and answers for it. What ends the worker, a
+    /// segmentation fault or an abort, is an error here, and the next call is made to a new worker.
+    ///
+    /// `launch` starts a process that calls [`crate::serve`] at once. The answers are those of a backend in this process,
+    /// bit for bit.
+    ///
+    /// # Errors
+    /// As [`Library::open`], and a worker that can't be started or dies while it loads the backend.
+    pub fn isolated(launch: &Launch, source: &Source) -> Result<Self, Error> {
+        let (source, origin) = match source {
+            Source::Linked(name) => (Source::Linked(name.clone()), Origin::Linked),
+            Source::File { path, pin } => {
+                let path = found(path)?;
+                let sha256 = check_bytes(&path, pin.as_deref())?;
+                // The worker loads these bytes or none.
+                let source = Source::File { path: path.clone(), pin: Some(sha256.clone()) };
+                (source, Origin::File { path, sha256 })
+            }
+        };
+        let (workers, Loaded { name, version, features }) = Workers::start(launch, source)?;
+        let inner = Inner { code: Code::Worker(Box::new(workers)), name, version, features, origin };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -144,17 +197,48 @@ impl Library {
     /// Whether it evaluates any forest natively.
     #[must_use]
     pub fn takes_forests(&self) -> bool {
-        self.table().features & FEATURE_FOREST != 0
+        self.inner.features & FEATURE_FOREST != 0
     }
 
-    pub(crate) fn table(&self) -> &Backend {
-        // SAFETY: checked to be whole when opened, and never unmapped.
-        unsafe { &*self.inner.table }
+    /// Whether its code runs in a process of its own.
+    #[must_use]
+    pub fn is_isolated(&self) -> bool {
+        self.workers().is_some()
+    }
+
+    #[cfg(unix)]
+    pub(crate) fn features(&self) -> u64 {
+        self.inner.features
+    }
+
+    /// The table as it was checked: whole, and its open, close, describe and score are there. None where the code is in
+    /// another process.
+    #[must_use]
+    pub fn table(&self) -> Option<&Backend> {
+        match &self.inner.code {
+            // SAFETY: checked to be whole when opened, and never unmapped.
+            Code::Here(Table(table)) => Some(unsafe { &**table }),
+            Code::Worker(_) => None,
+        }
+    }
+
+    /// What starts workers, where the code is in one.
+    pub(crate) fn workers(&self) -> Option<&Workers> {
+        match &self.inner.code {
+            Code::Here(_) => None,
+            Code::Worker(workers) => Some(workers),
+        }
+    }
+
+    /// Whether it scores masked models. Of a worker that is not known before it is asked; it refuses in words then.
+    #[must_use]
+    pub fn reads_masked(&self) -> bool {
+        self.is_isolated() || self.extension(MASKED_EXTENSION).is_some()
     }
 
     /// The table of an optional ability, typed by the caller as the id demands.
     pub(crate) fn extension(&self, id: &str) -> Option<*const c_void> {
-        let find = self.table().extension?;
+        let find = self.table()?.extension?;
         // SAFETY: a function of a checked table, with readable text.
         let table = unsafe { find(Text::new(id)) };
         (!table.is_null()).then_some(table)

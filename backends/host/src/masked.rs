@@ -1,18 +1,13 @@
 //! Questions to a masked model: sequences with some tokens hidden, and what is asked at their positions.
 
-use bheval_abi::{MASKED_EXTENSION, Masked as RawMasked, MaskedTable, Scores, Status};
-
-use crate::model::{bad_answer, is_log_prob, refused};
-use crate::{Error, Model, Scored};
-
 /// Sequences that a masked model reads, and the tokens asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MaskedBatch {
-    token: Vec<u32>,
+    pub(crate) token: Vec<u32>,
     /// Where each sequence ends.
-    end: Vec<u32>,
-    position: Vec<u32>,
-    target: Vec<u32>,
+    pub(crate) end: Vec<u32>,
+    pub(crate) position: Vec<u32>,
+    pub(crate) target: Vec<u32>,
 }
 
 impl MaskedBatch {
@@ -40,6 +35,11 @@ impl MaskedBatch {
         first
     }
 
+    /// Where each sequence begins, and where the last one ends.
+    pub(crate) fn begin(&self) -> Vec<u32> {
+        std::iter::once(0).chain(self.end.iter().copied()).collect()
+    }
+
     /// Number of tokens in all sequences.
     #[must_use]
     pub fn tokens(&self) -> usize {
@@ -56,50 +56,5 @@ impl MaskedBatch {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.end.is_empty()
-    }
-}
-
-impl Model {
-    /// `ln p(target | sequence)` in nats, one for each question, in their order.
-    ///
-    /// # Errors
-    /// [`Status::UNSUPPORTED`] where the backend reads no masked models, what it refuses, and any value that is not
-    /// finite or above 0.
-    pub fn score_masked(&mut self, batch: &MaskedBatch) -> Result<Scored, Error> {
-        let action = "score masked tokens";
-        let none =
-            || refused(self.library(), action, Status::UNSUPPORTED, "it reads no masked models".into());
-        let table = self.library().extension(MASKED_EXTENSION).ok_or_else(none)?.cast::<MaskedTable>();
-        // SAFETY: the id names the table's type; its size is read before its function.
-        let function =
-            unsafe { ((*table).size >= size_of::<MaskedTable>()).then(|| (*table).score).flatten() };
-        let function = function.ok_or_else(none)?;
-        let begin: Vec<u32> = std::iter::once(0).chain(batch.end.iter().copied()).collect();
-        let raw = RawMasked {
-            size: size_of::<RawMasked>(),
-            len: batch.token.len(),
-            token: batch.token.as_ptr(),
-            sequences: batch.end.len(),
-            begin: begin.as_ptr(),
-            queries: batch.target.len(),
-            position: batch.position.as_ptr(),
-            target: batch.target.as_ptr(),
-        };
-        let mut log_prob = vec![f32::NAN; batch.target.len()];
-        let (data, len) = (log_prob.as_mut_ptr(), log_prob.len());
-        let mut scores = Scores { size: size_of::<Scores>(), log_prob: data, len, fed: 0 };
-        let model = self.raw();
-        self.run(action, |message| {
-            // SAFETY: an opened model of this library; the arrays are as long as they say and outlive the call.
-            unsafe { function(model, &raw const raw, &raw mut scores, message) }
-        })?;
-        let fed = scores.fed;
-        match log_prob.iter().position(|&value| !is_log_prob(value)) {
-            None => Ok(Scored { log_prob, fed }),
-            Some(q) => Err(bad_answer(
-                self.library(),
-                &format!("log-probability {} for token {}, question {q}", log_prob[q], batch.target[q]),
-            )),
-        }
     }
 }

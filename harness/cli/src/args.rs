@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use bheval_data::masked::Pll;
 use bheval_data::protocol::Protocol;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -40,18 +41,25 @@ pub(crate) enum Command {
     Score(Box<ScoreArgs>),
     /// Show how a few sentences are cut, what is scored, and the classic faults
     Inspect(InspectArgs),
+    /// Train an n-gram model: the baseline to print beside any other
+    TrainNgram(TrainNgramArgs),
     /// List the tasks
     Tasks(TasksArgs),
     /// List, verify or fetch the data sets
     Data(DataArgs),
     /// List the backends: linked ones and plugins
     Backends(BackendsArgs),
+    /// Check whether a backend keeps its contract; for those who write one
+    Verify(Box<VerifyArgs>),
+    /// The process that --isolate starts: it runs a backend for the one that started it
+    #[command(hide = true)]
+    Worker,
 }
 
 /// A model and what runs it.
 #[derive(Debug, Args)]
 pub(crate) struct ModelArgs {
-    /// Folder with config.json, weights (safetensors) and tokenizer.json
+    /// Folder with config.json, weights (safetensors, or model.ngram) and tokenizer.json
     #[arg(long, value_name = "DIR")]
     pub(crate) model: PathBuf,
     /// Folder of the tokenizer, where it is not the model's
@@ -72,6 +80,9 @@ pub(crate) struct ModelArgs {
     /// Memory that scoring may take beside the weights
     #[arg(long, default_value = "256M", value_name = "SIZE", value_parser = size)]
     pub(crate) memory: u64,
+    /// Run the backend in a process of its own: if it crashes, the items that it held are named and the run goes on
+    #[arg(long)]
+    pub(crate) isolate: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -116,9 +127,10 @@ pub(crate) struct EvalArgs {
     /// Rules of scoring: bheval, babylm2024, babylm2025 or lm-eval
     #[arg(long, default_value = "bheval", value_name = "NAME")]
     pub(crate) protocol: Protocol,
-    /// Reading of masked models: original, within_word_l2r, sentence_l2r. Refused for causal ones
+    /// Reading of masked models: original, within_word_l2r, sentence_l2r, answer_l2r+word_l2r or mntp [default: the
+    /// protocol's: within_word_l2r for bheval, original for babylm2025]. Refused for causal models
     #[arg(long, value_name = "NAME")]
-    pub(crate) pll: Option<String>,
+    pub(crate) pll: Option<Pll>,
     /// Only the first N items of each subset
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) limit: Option<u32>,
@@ -158,7 +170,8 @@ pub(crate) enum ScoreFormat {
 #[derive(Debug, Args)]
 #[command(
     after_help = "CSV columns: sentence and index count lines and tokens from 0; start and end count characters of the \
-                  line; log_prob is in nats, and empty where a token is not scored.\n\
+                  line; log_prob is in nats, and empty where a token is not scored. A masked model's table has one more \
+                  column, pll: the reading, since numbers of different readings do not compare.\n\
                   A line that can't be scored is reported, the others are scored, and the exit code is 1."
 )]
 pub(crate) struct ScoreArgs {
@@ -173,9 +186,10 @@ pub(crate) struct ScoreArgs {
     /// Score exactly the ids that the tokenizer gives, nothing added; the first one has no score
     #[arg(long)]
     pub(crate) as_encoded: bool,
-    /// Reading of masked models: original, within_word_l2r, sentence_l2r. Refused for causal ones
+    /// Reading of masked models: original, within_word_l2r, sentence_l2r, answer_l2r+word_l2r or mntp [default: the
+    /// protocol's: within_word_l2r for bheval, original for babylm2025]. Refused for causal models
     #[arg(long, value_name = "NAME")]
-    pub(crate) pll: Option<String>,
+    pub(crate) pll: Option<Pll>,
     /// Form of the output
     #[arg(long, default_value = "csv")]
     pub(crate) format: ScoreFormat,
@@ -191,12 +205,48 @@ pub(crate) struct InspectArgs {
     /// Rules of scoring [default: all of them]
     #[arg(long, value_name = "NAME")]
     pub(crate) protocol: Option<Protocol>,
+    /// Reading of masked models [default: each protocol's]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) pll: Option<Pll>,
     /// Sentences to show [default: three that show most faults]
     #[arg(value_name = "SENTENCE")]
     pub(crate) sentences: Vec<String>,
     /// Machine-readable
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Interpolated modified Kneser-Ney, nothing pruned. BOS (else EOS) stands before each sentence and is not \
+                  predicted; EOS, where the tokenizer has one, ends it and is. The same texts give the same bytes.\n\
+                  Packed texts: zstd -dc FILE.zst | bheval train-ngram --text - --tokenizer DIR --out DIR"
+)]
+pub(crate) struct TrainNgramArgs {
+    /// Text files, one sentence a line, or `-` for stdin. Empty lines are passed over
+    #[arg(long, value_name = "FILE|-", required = true, num_args = 1..)]
+    pub(crate) text: Vec<PathBuf>,
+    /// Folder with tokenizer.json: that of the models to compare with
+    #[arg(long, value_name = "DIR")]
+    pub(crate) tokenizer: PathBuf,
+    /// A token is predicted from the N-1 before it
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=5))]
+    pub(crate) order: u32,
+    /// Folder to be made: config.json, model.ngram, and the tokenizer's files
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Replace the n-gram model that the folder holds
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Threads [default: all cores]. The model does not depend on it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) threads: Option<u32>,
+    /// Print the model's config.json instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Say nothing on stderr but warnings and errors
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
 }
 
 #[derive(Debug, Args)]
@@ -211,6 +261,40 @@ pub(crate) struct BackendsArgs {
     /// Machine-readable
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Each check runs in a process of its own, so a backend that crashes fails that check only.\n\
+                  Models are opened with 8 MB of scoring memory at most, to keep the largest call short.\n\
+                  Exit codes: 0 nothing failed; 1 a check failed; 2 could not start."
+)]
+pub(crate) struct VerifyArgs {
+    /// The backend: `auto`, a name, or the path of a plugin; the same as --backend
+    #[arg(value_name = "BACKEND", conflicts_with = "backend")]
+    pub(crate) subject: Option<String>,
+    #[command(flatten)]
+    pub(crate) model: Option<ModelArgs>,
+    /// Only these checks, by name
+    #[arg(long, value_name = "CHECK,...", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+    /// Seconds after which a check is stopped and has failed
+    #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) timeout: u64,
+    /// List the checks
+    #[arg(long, exclusive = true)]
+    pub(crate) list: bool,
+    /// Machine-readable
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Run this check in this process, and write what it found to --report
+    #[arg(long, hide = true, requires = "report")]
+    pub(crate) child: Option<String>,
+    #[arg(long, hide = true)]
+    pub(crate) report: Option<PathBuf>,
+    /// File of the library, for the check that loads it without the host
+    #[arg(long, hide = true)]
+    pub(crate) library: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

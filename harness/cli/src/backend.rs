@@ -4,30 +4,48 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use bheval_data::tokenizer::Tokenizer;
-use bheval_host::{Backend, Dtype, Kind, Library, Model, ModelInfo, ModelOptions, file_name, plugin_folders};
+use bheval_host::{
+    Backend, Dtype, Launch, Library, Model, ModelOptions, Source, file_name, plugin_folders,
+};
 
 use crate::args::{DtypeArg, ModelArgs};
+use crate::commands::worker;
 
 /// The backends that are part of this binary.
 pub(crate) fn linked() -> Vec<&'static Backend> {
-    bheval_candle::BACKENDS.iter().map(|(table, _)| *table).collect()
+    let native = bheval_candle::BACKENDS.iter().map(|(table, _)| *table);
+    native.chain([&bheval_ngram::BACKEND]).collect()
 }
 
 /// The backend that `--backend` names for a model.
 pub(crate) fn find(args: &ModelArgs) -> anyhow::Result<Library> {
-    let typed = &args.backend;
+    let source = source(args)?;
+    if args.isolate {
+        return Ok(Library::isolated(&Launch::this_program(&worker::ARGS)?, &source)?);
+    }
+    match source {
+        Source::File { path, pin } => Ok(Library::open(&path, pin.as_deref())?),
+        Source::Linked(name) => linked_as(&name)?.with_context(|| format!("no backend `{name}` is linked")),
+    }
+}
+
+/// Where that backend is. No code of a plugin runs to find out.
+fn source(args: &ModelArgs) -> anyhow::Result<Source> {
+    let (typed, pin) = (&args.backend, args.backend_sha256.clone());
     if typed.contains(['/', '\\']) || typed.ends_with(std::env::consts::DLL_SUFFIX) {
-        return Ok(Library::open(Path::new(typed), args.backend_sha256.as_deref())?);
+        return Ok(Source::File { path: typed.into(), pin });
     }
     let name = if typed == "auto" { backend_of(architecture(&args.model)?)? } else { typed.clone() };
-    let pin = args.backend_sha256.as_deref();
-    if pin.is_some() && is_linked(&name)? {
-        bail!(
-            "`{name}` is part of bheval and has no file of its own to pin; leave --backend-sha256 out, or give --backend the path of a plugin"
-        );
+    if linked_as(&name)?.is_some() {
+        if pin.is_some() {
+            bail!(
+                "`{name}` is part of bheval and has no file of its own to pin; leave --backend-sha256 out, or give --backend the path of a plugin"
+            );
+        }
+        return Ok(Source::Linked(name));
     }
-    match named(&name, pin)? {
-        Some(library) => Ok(library),
+    match plugin_folders().into_iter().map(|folder| folder.join(file_name(&name))).find(|f| f.is_file()) {
+        Some(path) => Ok(Source::File { path, pin }),
         None if typed == "auto" => bail!(
             "{} is of architecture `{name}`, for which there is no backend; {}",
             args.model.display(),
@@ -42,20 +60,15 @@ pub(crate) fn find(args: &ModelArgs) -> anyhow::Result<Library> {
     }
 }
 
-fn named(name: &str, pin: Option<&str>) -> anyhow::Result<Option<Library>> {
+/// The linked backend of this name.
+fn linked_as(name: &str) -> anyhow::Result<Option<Library>> {
     for table in linked() {
         let library = Library::linked(table)?;
         if library.name() == name {
             return Ok(Some(library));
         }
     }
-    let file = plugin_folders().into_iter().map(|folder| folder.join(file_name(name))).find(|f| f.is_file());
-    Ok(file.map(|f| Library::open(&f, pin)).transpose()?)
-}
-
-fn is_linked(name: &str) -> anyhow::Result<bool> {
-    let names: Result<Vec<_>, _> = linked().into_iter().map(Library::linked).collect();
-    Ok(names?.iter().any(|library| library.name() == name))
+    Ok(None)
 }
 
 fn known() -> anyhow::Result<String> {
@@ -76,8 +89,11 @@ fn backend_of(architecture: String) -> anyhow::Result<String> {
     }
 }
 
-/// `model_type` of a model's `config.json`.
+/// `model_type` of a model's `config.json`; an n-gram model's file says by its name what it is.
 fn architecture(model: &Path) -> anyhow::Result<String> {
+    if model.is_file() && model.extension().is_some_and(|e| e == "ngram") {
+        return Ok("ngram".to_owned());
+    }
     let path = model.join("config.json");
     let bytes = std::fs::read(&path).with_context(|| {
         format!(
@@ -106,13 +122,17 @@ pub(crate) fn options(args: &ModelArgs) -> ModelOptions {
     }
 }
 
-fn cores() -> u32 {
+pub(crate) fn cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
 }
 
-/// The folder that the tokenizer is read from.
+/// The folder that the tokenizer is read from: the model's, or that of the model's file.
 pub(crate) fn tokenizer_folder(args: &ModelArgs) -> PathBuf {
-    args.tokenizer.clone().unwrap_or_else(|| args.model.clone())
+    match (&args.tokenizer, args.model.parent()) {
+        (Some(folder), _) => folder.clone(),
+        (None, Some(folder)) if args.model.is_file() => folder.to_path_buf(),
+        (None, _) => args.model.clone(),
+    }
 }
 
 /// Model and tokenizer, for the commands that take text of the user's own.
@@ -120,14 +140,4 @@ pub(crate) fn open(args: &ModelArgs) -> anyhow::Result<(Model, Tokenizer)> {
     let library = find(args)?;
     let tokenizer = Tokenizer::load_for(&tokenizer_folder(args), &args.model)?;
     Ok((Model::open(&library, &options(args))?, tokenizer))
-}
-
-/// Refuses a reading of masked models for a causal one.
-pub(crate) fn refuse_pll(pll: Option<&str>, info: &ModelInfo) -> anyhow::Result<()> {
-    match pll {
-        Some(pll) if info.kind == Kind::CAUSAL => {
-            bail!("--pll {pll} reads masked models, and {} is causal: leave --pll out", info.architecture)
-        }
-        _ => Ok(()),
-    }
 }

@@ -50,6 +50,19 @@ pub(crate) fn warn(text: &str) {
     tell(&format!("warning: {text}"));
 }
 
+/// Warns of worker processes that died.
+pub(crate) fn warn_of_deaths(crashes: u64) {
+    let times = match crashes {
+        0 => return,
+        1 => "once".to_owned(),
+        n => format!("{} times", grouped(n)),
+    };
+    warn(&format!(
+        "the backend's worker died {times} and was started anew; what it held was asked again in smaller parts, and what \
+         has a score was scored by a worker that lived. A backend that dies may also be wrong: hold it against another one"
+    ));
+}
+
 /// Whether the reader of our output went away, as `head` does: that is no failure of ours.
 pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
     let broken = |e: &io::Error| e.kind() == io::ErrorKind::BrokenPipe;

@@ -19,9 +19,12 @@ fn main() -> ExitCode {
         Command::Eval(args) => commands::eval::run(&args),
         Command::Score(args) => commands::score::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
+        Command::TrainNgram(args) => commands::train_ngram::run(&args),
         Command::Tasks(args) => commands::tasks::run(&args),
         Command::Data(args) => commands::data::run(args),
         Command::Backends(args) => commands::backends::run(&args),
+        Command::Verify(args) => commands::verify::run(*args),
+        Command::Worker => commands::worker::run(),
     };
     match result {
         Ok(outcome) => outcome.into(),

@@ -1,7 +1,7 @@
 //! The bar on stderr: silent where stderr is no terminal, or where the user asked for quiet.
 
 use std::fmt::Write;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Read};
 
 use bheval_eval::Progress;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
@@ -12,14 +12,55 @@ fn rate(state: &ProgressState, out: &mut dyn Write) {
     let _ = write!(out, "{:.0} a second", state.per_sec());
 }
 
+fn target(quiet: bool) -> ProgressDrawTarget {
+    let visible = !quiet && std::io::stderr().is_terminal();
+    if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() }
+}
+
+/// A bar over the bytes of texts, and a word on what comes after them.
+pub(crate) struct ReadingBar(ProgressBar);
+
+impl ReadingBar {
+    /// For this many bytes, or for as many as come.
+    pub(crate) fn new(quiet: bool, bytes: Option<u64>) -> Self {
+        let bar = ProgressBar::with_draw_target(bytes, target(quiet));
+        let template = if bytes.is_some() {
+            "{bar:30} {bytes}/{total_bytes} of text, {bytes_per_sec}, {eta} left"
+        } else {
+            "{spinner} {bytes} of text, {bytes_per_sec}"
+        };
+        bar.set_style(
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
+        );
+        Self(bar)
+    }
+
+    /// Counts what is read.
+    pub(crate) fn reading<R: Read>(&self, reader: R) -> impl Read {
+        self.0.wrap_read(reader)
+    }
+
+    /// Shows what is done now instead of a bar.
+    pub(crate) fn working(&self, what: &'static str) {
+        let style = ProgressStyle::with_template("{spinner} {msg} ({elapsed})");
+        self.0.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        self.0.set_message(what);
+        self.0.enable_steady_tick(std::time::Duration::from_millis(200));
+    }
+}
+
+impl Drop for ReadingBar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
 /// A bar over the sentences of a run.
 pub(crate) struct Bar(ProgressBar);
 
 impl Bar {
     pub(crate) fn new(quiet: bool) -> Self {
-        let visible = !quiet && std::io::stderr().is_terminal();
-        let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let bar = ProgressBar::with_draw_target(None, target);
+        let bar = ProgressBar::with_draw_target(None, target(quiet));
         let template = "{bar:30} {human_pos}/{human_len} sentences, {rate}, {eta} left";
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style.with_key("rate", rate));

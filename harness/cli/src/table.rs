@@ -1,6 +1,6 @@
 //! Results as tables for people.
 
-use bheval_eval::{Average, Summary, TaskSummary};
+use bheval_eval::{Average, Plan, Summary, TaskSummary};
 use bheval_stats::Interval;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
@@ -8,8 +8,8 @@ use comfy_table::{CellAlignment, Table};
 use crate::console::grouped;
 
 /// The report of a run.
-pub(crate) fn report(summary: &Summary, full: bool) -> String {
-    let mut text = headline(summary);
+pub(crate) fn report(plan: &Plan, summary: &Summary, full: bool) -> String {
+    let mut text = headline(summary) + &reading(plan);
     for task in &summary.tasks {
         for (average, metric) in task.averages.iter().zip(0..) {
             text += &by_tag(task, average);
@@ -53,6 +53,14 @@ fn headline(summary: &Summary) -> String {
     }
     let note = "score: mean over subsets, each with the same weight (macro), in %; micro: mean over items\n";
     format!("{table}\n{note}{}", legend(summary))
+}
+
+/// How a masked model was read.
+fn reading(plan: &Plan) -> String {
+    let Some(pll) = &plan.identity.pll else { return String::new() };
+    format!(
+        "masked model, pseudo-log-likelihood read by {pll}: compares with numbers of the same reading only\n"
+    )
 }
 
 fn row_name(task: &TaskSummary, average: &Average) -> String {

@@ -1,9 +1,9 @@
-//! Scores requests in batches: neighbours in sorted order share prefixes, so one forest holds them cheaply. What a
-//! request scores does not depend on its batch; that is the backend's promise, and a test holds it to it.
+//! Scores requests in batches: neighbours in sorted order have the most in common, so together they cost the least. What
+//! a request scores does not depend on its batch; that is the backend's promise, and a test holds it to it.
 
-use bheval_data::encode::Request;
-use bheval_host::{Error, Forest, Model, Route};
+use bheval_host::{Error, Model, Route};
 
+use crate::ask::Ask;
 use crate::store::Record;
 
 /// How many requests go into one forest.
@@ -28,11 +28,21 @@ pub enum Order {
 pub(crate) struct Answered {
     pub(crate) records: Vec<(usize, Result<Record, Error>)>,
     pub(crate) fed: u64,
+    /// The first death of a worker that held requests of this batch.
+    pub(crate) crash: Option<Crash>,
+    /// Why the run ends with this batch, of which some records may be there.
+    pub(crate) ended: Option<Error>,
+}
+
+/// A worker's death, and what it held.
+pub(crate) struct Crash {
+    pub(crate) error: Error,
+    pub(crate) requests: Vec<usize>,
 }
 
 /// Cuts `pending` (indices into `requests`) into batches.
-pub(crate) fn batches(
-    requests: &[Request],
+pub(crate) fn batches<A: Ask>(
+    requests: &[A],
     mut pending: Vec<usize>,
     order: Order,
     size: BatchSize,
@@ -47,15 +57,14 @@ pub(crate) fn batches(
     };
     let mut batches: Vec<Vec<usize>> = Vec::new();
     let mut batch: Vec<usize> = Vec::new();
-    let mut load = 0;
+    let mut load = 0_usize;
     for index in pending {
-        let shared = batch.last().map_or(0, |&last| common_prefix(&requests[last].ids, &requests[index].ids));
-        let fresh = requests[index].ids.len() - shared;
-        if !batch.is_empty() && (load + fresh > nodes || batch.len() >= limit) {
+        let fresh = requests[index].load(batch.last().map(|&last| &requests[last]));
+        if !batch.is_empty() && (load.saturating_add(fresh) > nodes || batch.len() >= limit) {
             batches.push(std::mem::take(&mut batch));
-            load = requests[index].ids.len();
+            load = requests[index].load(None);
         } else {
-            load += fresh;
+            load = load.saturating_add(fresh);
         }
         batch.push(index);
     }
@@ -63,35 +72,47 @@ pub(crate) fn batches(
     batches
 }
 
-fn common_prefix(a: &[u32], b: &[u32]) -> usize {
-    a.iter().zip(b).take_while(|(x, y)| x == y).count()
-}
-
 /// Scores one batch, in halves where it does not go as a whole.
-pub(crate) fn answer(
-    model: &mut Model,
-    requests: &[Request],
-    batch: &[usize],
-    route: Route,
-) -> Result<Answered, Error> {
-    let mut fed = 0;
-    let records = halving(batch, &mut |part| {
-        let (records, nodes) = score_batch(model, requests, part, route)?;
+pub(crate) fn answer<A: Ask>(model: &mut Model, requests: &[A], batch: &[usize], route: Route) -> Answered {
+    let (mut fed, mut crash, mut scored) = (0, None, Vec::new());
+    let answers = halving(batch, &mut |part| {
+        let whole: Vec<&A> = part.iter().map(|&i| &requests[i]).collect();
+        let asked = A::score(model, &whole, route);
+        if let Some(error) = asked.as_ref().err().filter(|error| error.is_crash()) {
+            crash.get_or_insert_with(|| Crash { error: error.clone(), requests: part.to_vec() });
+        }
+        let (records, nodes) = asked?;
         fed += nodes;
+        scored.extend(part.iter().copied().zip(records.iter().copied().map(Ok)));
         Ok(records)
-    })?;
-    Ok(Answered { records: batch.iter().copied().zip(records).collect(), fed })
+    });
+    match answers {
+        Ok(answers) => {
+            let records = batch.iter().copied().zip(answers).collect();
+            Answered { records, fed, crash, ended: None }
+        }
+        Err(error) => Answered { records: scored, fed, crash, ended: Some(error) },
+    }
 }
 
 /// Asks for a whole batch. Where one of its inputs is at fault, or there are too many of them, it is halved until that
 /// input stands alone, so that its neighbours keep their answers. The outer error ends the run.
+///
+/// An input during which a worker died is asked for once more when it stands alone: a worker may also be ended from
+/// outside, and that is no fault of what it held.
 pub(crate) fn halving<I, R>(
     batch: &[I],
     ask: &mut impl FnMut(&[I]) -> Result<Vec<R>, Error>,
 ) -> Result<Vec<Result<R, Error>>, Error> {
-    match ask(batch) {
+    let asked = match ask(batch) {
+        Err(error) if batch.len() == 1 && error.is_crash() => ask(batch),
+        asked => asked,
+    };
+    match asked {
         Ok(answers) => Ok(answers.into_iter().map(Ok).collect()),
-        Err(error) if batch.len() == 1 && error.is_about_input() => Ok(vec![Err(error)]),
+        Err(error) if batch.len() == 1 && (error.is_about_input() || error.is_crash()) => {
+            Ok(vec![Err(error)])
+        }
         Err(error) if batch.len() > 1 && error.may_pass_in_part() => {
             let (left, right) = batch.split_at(batch.len() / 2);
             let mut answers = halving(left, ask)?;
@@ -102,39 +123,13 @@ pub(crate) fn halving<I, R>(
     }
 }
 
-fn score_batch(
-    model: &mut Model,
-    requests: &[Request],
-    batch: &[usize],
-    route: Route,
-) -> Result<(Vec<Record>, u64), Error> {
-    let mut forest = Forest::new();
-    let paths: Vec<Vec<u32>> =
-        batch.iter().map(|&i| forest.insert(&requests[i].ids, &requests[i].scored)).collect();
-    let scored = model.score(&forest, route)?;
-    let records = batch.iter().zip(&paths).map(|(&i, path)| sum(&requests[i], path, &scored.log_prob));
-    Ok((records.collect(), scored.fed))
-}
-
-/// The request's log-probability: f32 terms, summed in f64 from left to right. The sum of so few terms is all but exact,
-/// so sentences with the same terms in another order tie, as they should.
-fn sum(request: &Request, path: &[u32], log_prob: &[f32]) -> Record {
-    let terms = path.iter().zip(&request.scored).filter(|&(_, &scored)| scored);
-    let (mut total, mut tokens) = (0.0, 0);
-    for (&node, _) in terms {
-        total += f64::from(log_prob[node as usize]);
-        tokens += 1;
-    }
-    Record { log_prob: total, tokens }
-}
-
 /// Scores all requests and returns their records in order: the plain way in, without a store.
 ///
 /// # Errors
 /// The first failure, of whatever kind.
-pub fn score_all(
+pub fn score_all<A: Ask>(
     model: &mut Model,
-    requests: &[Request],
+    requests: &[A],
     order: Order,
     size: BatchSize,
     route: Route,
@@ -142,8 +137,12 @@ pub fn score_all(
     let nodes = model.info().nodes;
     let mut records = vec![Record { log_prob: f64::NAN, tokens: 0 }; requests.len()];
     for batch in batches(requests, (0..requests.len()).collect(), order, size, nodes) {
-        for (index, record) in answer(model, requests, &batch, route)?.records {
+        let answered = answer(model, requests, &batch, route);
+        for (index, record) in answered.records {
             records[index] = record?;
+        }
+        if let Some(error) = answered.ended {
+            return Err(error);
         }
     }
     Ok(records)
@@ -152,6 +151,8 @@ pub fn score_all(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bheval_data::encode::Request;
+    use bheval_host::Forest;
     use proptest::prelude::*;
 
     fn request(ids: &[u32]) -> Request {
@@ -193,6 +194,49 @@ mod tests {
         };
         assert!(halving(&[1, 2, 3], &mut ask).is_err());
         assert_eq!(calls, 1);
+    }
+
+    fn crashed(again: bool) -> Error {
+        let (how, said) = ("was killed by SIGSEGV".into(), String::new());
+        Error::Crashed { backend: "test".into(), action: "score", how, said, in_a_row: 1, again }
+    }
+
+    #[test]
+    fn a_crash_costs_its_culprit_alone_which_is_asked_twice() {
+        let mut alone = 0;
+        let mut ask = |part: &[u32]| {
+            alone += u32::from(part == [7]);
+            if part.contains(&7) { Err(crashed(true)) } else { Ok(part.to_vec()) }
+        };
+        let answers = halving(&[1, 2, 7, 4, 5], &mut ask).expect("no end of the run");
+        let found: Vec<Option<u32>> = answers.into_iter().map(Result::ok).collect();
+        assert_eq!((found, alone), (vec![Some(1), Some(2), None, Some(4), Some(5)], 2));
+    }
+
+    #[test]
+    fn a_crash_that_does_not_come_back_costs_nothing() {
+        for batch in [&[1, 2, 3][..], &[1]] {
+            let mut first = true;
+            let mut ask = |part: &[u32]| {
+                if std::mem::take(&mut first) { Err(crashed(true)) } else { Ok(part.to_vec()) }
+            };
+            let answers = halving(batch, &mut ask).expect("no end of the run");
+            let found: Vec<u32> = answers.into_iter().map(|answer| answer.expect("scored")).collect();
+            assert_eq!(found, batch);
+        }
+    }
+
+    #[test]
+    fn a_crash_that_is_one_too_many_ends_the_run_at_once() {
+        for batch in [&[1, 2, 3][..], &[1]] {
+            let mut calls = 0;
+            let mut ask = |_: &[u32]| -> Result<Vec<u32>, Error> {
+                calls += 1;
+                Err(crashed(false))
+            };
+            assert!(halving(batch, &mut ask).is_err());
+            assert_eq!(calls, 1);
+        }
     }
 
     proptest! {

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use bheval_data::masked::Pll;
+
 /// A point in which a stored run differs from the one that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
@@ -51,10 +53,26 @@ pub enum Error {
         /// What the backend takes.
         limit: usize,
     },
-    /// A model that is not read left to right.
-    NotCausal {
+    /// A reading of masked models was asked for, and the model is causal.
+    NotMasked {
         /// Its architecture.
         architecture: String,
+        /// The reading.
+        pll: Pll,
+    },
+    /// A masked model whose backend can't read it.
+    NoMaskedScores {
+        /// Its architecture.
+        architecture: String,
+        /// Name of the backend.
+        backend: String,
+    },
+    /// A protocol that does not read masked models, or not as asked for.
+    Reading {
+        /// The model's architecture.
+        architecture: String,
+        /// Why not, and what to try.
+        reason: String,
     },
     /// The tokenizer makes ids that the model does not have.
     OtherVocabulary {
@@ -138,11 +156,17 @@ impl fmt::Display for Error {
                 "{item} has {tokens} tokens, and the backend takes {limit} at once under the memory it was given; split the \
                  text, or raise --memory as far as that helps (`bheval inspect` shows the number)"
             ),
-            Error::NotCausal { architecture } => write!(
+            Error::NotMasked { architecture, pll } => {
+                write!(f, "--pll {pll} reads masked models, and {architecture} is causal: leave --pll out")
+            }
+            Error::NoMaskedScores { architecture, backend } => write!(
                 f,
-                "{architecture} is a masked model; this version scores causal models only, and a masked one read left to \
-                 right would give numbers that mean nothing"
+                "{architecture} is a masked model, and the backend {backend} can't hide tokens from it; read left to right \
+                 it would give numbers that mean nothing. Choose another --backend (`bheval backends` lists them)"
             ),
+            Error::Reading { architecture, reason } => {
+                write!(f, "{architecture} is a masked model: {reason}")
+            }
             Error::OtherVocabulary { item, id, vocab } => write!(
                 f,
                 "{item}: the tokenizer makes token id {id}, but the model's vocabulary has {vocab} entries; the tokenizer \

@@ -57,7 +57,8 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, Error> {
 
 fn decides(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name == "config.json" || name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json")
+    let weights = [".safetensors", ".safetensors.index.json", ".ngram"];
+    name == "config.json" || weights.iter().any(|end| name.ends_with(end))
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Error {
@@ -67,6 +68,17 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn weights_of_every_kind_are_counted() {
+        for name in ["model.safetensors", "model.safetensors.index.json", "model.ngram"] {
+            let folder = tempfile::tempdir().expect("a folder");
+            std::fs::write(folder.path().join("config.json"), "{}").expect("written");
+            let without = model_sha256(folder.path()).expect("a digest");
+            std::fs::write(folder.path().join(name), "weights").expect("written");
+            assert_ne!(model_sha256(folder.path()).expect("a digest"), without, "{name}");
+        }
+    }
 
     #[test]
     fn a_single_file_is_named_with_the_config_beside_it() {

@@ -1,8 +1,10 @@
 //! What a tokenizer and a model make of a text, and the classic faults to be warned of.
 
-use bheval_data::encode::{Cut, Encoder, Query};
-use bheval_data::protocol::Protocol;
+use bheval_data::encode::Query;
+use bheval_data::masked::Pll;
 use bheval_data::tokenizer::{Tokenizer, TokenizerError};
+
+use crate::{AnyCut, Cutter};
 
 /// Sentences that show most faults: a plain one, one with a capital and a clitic, one outside ASCII.
 pub const SENTENCES: [&str; 3] =
@@ -60,6 +62,11 @@ pub enum Warning {
         /// The sentence.
         sentence: String,
     },
+    /// The tokenizer finds no words, so a reading that goes by words hides the rest of the sentence.
+    OneWord {
+        /// The reading.
+        pll: Pll,
+    },
 }
 
 impl std::fmt::Display for Warning {
@@ -68,7 +75,8 @@ impl std::fmt::Display for Warning {
             Self::FirstTokenUnscored { piece } => write!(
                 f,
                 "nothing stands before a sentence, so its first token (here {piece:?}) is not scored; pairs that differ in \
-                 their first word are compared without it. The default protocol puts BOS or EOS there, where the model names one"
+                 their first word are compared without it. For causal models the default protocol puts BOS or EOS there, \
+                 where the model names one"
             ),
             Self::OtherForBos { piece } => {
                 write!(f, "the model names no BOS; {piece:?} stands before each sentence instead")
@@ -109,6 +117,11 @@ impl std::fmt::Display for Warning {
                     "{sentence:?} holds the unknown token: sentences that differ there only get equal scores"
                 )
             }
+            Self::OneWord { pll } => write!(
+                f,
+                "the tokenizer takes a whole sentence for one word, so {pll} hides everything after a token, as \
+                 sentence_l2r does but for the end; --pll original hides the token alone"
+            ),
         }
     }
 }
@@ -119,20 +132,16 @@ pub struct Shown {
     /// The sentence.
     pub sentence: String,
     /// How it is cut.
-    pub cut: Cut,
+    pub cut: AnyCut,
 }
 
-/// How sentences are cut under a protocol.
+/// How sentences are cut. For a reading that treats answers apart, each sentence is its own answer.
 ///
 /// # Errors
 /// A sentence that the tokenizer makes nothing of.
-pub fn show(
-    tokenizer: &Tokenizer,
-    protocol: Protocol,
-    sentences: &[String],
-) -> Result<Vec<Shown>, TokenizerError> {
-    let encoder = Encoder::new(tokenizer, protocol);
-    let one = |s: &String| Ok(Shown { sentence: s.clone(), cut: encoder.cut(&Query::sentence(s))? });
+pub fn show(cutter: &Cutter<'_>, sentences: &[String]) -> Result<Vec<Shown>, TokenizerError> {
+    let query = |s: &String| Query::sentence(s).with_answer(0, s.chars().count());
+    let one = |s: &String| Ok(Shown { sentence: s.clone(), cut: cutter.cut(&query(s))? });
     sentences.iter().map(one).collect()
 }
 
@@ -142,36 +151,49 @@ pub fn show(
 /// As [`show`].
 pub fn warnings(
     tokenizer: &Tokenizer,
-    protocol: Protocol,
+    cutter: &Cutter<'_>,
     model_vocab: u32,
     sentences: &[String],
 ) -> Result<Vec<Warning>, TokenizerError> {
     let mut found = Vec::new();
-    for shown in show(tokenizer, protocol, sentences)? {
-        first_token(tokenizer, protocol, &shown, &mut found);
-        if tokenizer.special().unk.as_ref().is_some_and(|unk| shown.cut.request.ids[1..].contains(&unk.id)) {
+    for shown in show(cutter, sentences)? {
+        first_token(tokenizer, cutter, &shown, &mut found);
+        one_word(cutter, &shown, &mut found);
+        if tokenizer.special().unk.as_ref().is_some_and(|unk| shown.cut.ids()[1..].contains(&unk.id)) {
             found.push(Warning::Unknown { sentence: shown.sentence });
         }
     }
-    own_tokens(tokenizer, &sentences[0], &mut found)?;
+    if cutter.pll().is_none() {
+        own_tokens(tokenizer, &sentences[0], &mut found)?;
+    }
     vocabularies(tokenizer.vocab(), model_vocab, &mut found);
     found.dedup();
     Ok(found)
 }
 
-fn first_token(tokenizer: &Tokenizer, protocol: Protocol, shown: &Shown, found: &mut Vec<Warning>) {
+fn first_token(tokenizer: &Tokenizer, cutter: &Cutter<'_>, shown: &Shown, found: &mut Vec<Warning>) {
     let already =
         found.iter().any(|w| matches!(w, Warning::FirstTokenUnscored { .. } | Warning::OtherForBos { .. }));
     if already {
         return;
     }
-    if shown.cut.unscored > 0 {
-        let piece = tokenizer.piece(shown.cut.request.ids[0]).unwrap_or_default();
+    if shown.cut.unscored() > 0 {
+        let piece = tokenizer.piece(shown.cut.ids()[0]).unwrap_or_default();
         found.push(Warning::FirstTokenUnscored { piece });
-    } else if let (None, Some(prefix)) =
-        (&tokenizer.special().bos, Encoder::new(tokenizer, protocol).prefix_token())
+    } else if let (None, Cutter::Causal(encoder)) = (&tokenizer.special().bos, cutter)
+        && let Some(prefix) = encoder.prefix_token()
     {
         found.push(Warning::OtherForBos { piece: prefix.text.clone() });
+    }
+}
+
+/// A sentence with a blank in it has two words at least.
+fn one_word(cutter: &Cutter<'_>, shown: &Shown, found: &mut Vec<Warning>) {
+    let by_words = cutter.pll().filter(|pll| matches!(pll, Pll::WithinWordL2r | Pll::AnswerL2rWordL2r));
+    let (Some(pll), Some(cut)) = (by_words, shown.cut.masked()) else { return };
+    let already = found.iter().any(|w| matches!(w, Warning::OneWord { .. }));
+    if !already && cut.words < 2 && shown.sentence.trim().contains(' ') {
+        found.push(Warning::OneWord { pll });
     }
 }
 

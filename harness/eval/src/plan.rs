@@ -3,16 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use bheval_data::digest::hex;
-use bheval_data::encode::{Cut, Encoder, Query};
+use bheval_data::encode::Query;
 use bheval_data::locate::Folders;
+use bheval_data::masked::Pll;
 use bheval_data::protocol::Protocol;
 use bheval_data::tokenizer::Tokenizer;
-use bheval_host::{Kind, Library, Model, ModelOptions, Origin, Route};
+use bheval_host::{Library, Model, ModelOptions, Origin, Route};
 use bheval_tasks::{Loaded, Selected};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{Difference, Error, Questions, model_sha256};
+use crate::{AnyCut, Cutter, Difference, Error, Questions, model_sha256};
 
 /// Layout of the run's folder and the meaning of its files.
 const FORMAT: u32 = 1;
@@ -47,10 +48,13 @@ pub struct Identity {
     pub backend: String,
     /// Number format.
     pub dtype: String,
-    /// `forest` or `flat`.
+    /// `forest` or `flat`, or `copies` for a masked model.
     pub route: String,
     /// Protocol.
     pub protocol: String,
+    /// Reading of a masked model. Left out for a causal one, whose runs keep the key they had before there were readings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pll: Option<String>,
     /// Tasks.
     pub tasks: Vec<TaskPlan>,
 }
@@ -108,6 +112,8 @@ pub struct Request<'a> {
     pub limit: Option<usize>,
     /// Protocol.
     pub protocol: Protocol,
+    /// Reading of a masked model, where not the protocol's own.
+    pub pll: Option<Pll>,
     /// How forests reach the backend.
     pub route: Route,
     /// Where data is looked for.
@@ -122,10 +128,10 @@ impl Planned {
     pub fn resolve(request: Request<'_>) -> Result<Self, Error> {
         let tokenizer =
             Tokenizer::load_for(&request.tokenizer, &request.options.path).map_err(Error::Tokenizer)?;
-        let model = causal(Model::open(request.library, &request.options)?)?;
+        let model = Model::open(request.library, &request.options)?;
+        let cutter = Cutter::new(&tokenizer, request.protocol, request.pll, &model)?;
         let tasks = load(request.tasks, request.folders, request.limit)?;
-        let encoder = Encoder::new(&tokenizer, request.protocol);
-        let questions = Questions::new(tasks.iter().map(|(_, loaded)| loaded), &encoder, model.info())?;
+        let questions = Questions::new(tasks.iter().map(|(_, loaded)| loaded), &cutter, model.info())?;
         let identity = Identity {
             format: FORMAT,
             bheval: concat!(env!("CARGO_PKG_VERSION"), "+", env!("BHEVAL_SOURCE")).to_owned(),
@@ -133,8 +139,9 @@ impl Planned {
             tokenizer: tokenizer.sha256().to_owned(),
             backend: backend_name(request.library),
             dtype: model.info().dtype.clone(),
-            route: route_name(request.library, request.route).to_owned(),
+            route: route_name(request.library, request.route, &cutter).to_owned(),
             protocol: request.protocol.name().to_owned(),
+            pll: cutter.pll().map(|pll| pll.name().to_owned()),
             tasks: tasks.iter().map(|(s, l)| task_plan(s, l, request.limit)).collect(),
         };
         let plan = Plan {
@@ -143,8 +150,8 @@ impl Planned {
             model_path: request.options.path.display().to_string(),
             architecture: model.info().architecture.clone(),
             parameters: model.info().parameters,
-            prefix: prefix(&encoder, &tokenizer),
-            first_token_scored: sample(&encoder).is_none_or(|cut| cut.unscored == 0),
+            prefix: prefix(&cutter, &tokenizer),
+            first_token_scored: sample(&cutter).is_none_or(|cut| cut.unscored() == 0),
         };
         let Request { protocol, route, limit, .. } = request;
         Ok(Self { plan, model, tasks, questions, protocol, route, limit })
@@ -179,27 +186,17 @@ fn task_plan(selected: &Selected, loaded: &Loaded, limit: Option<usize>) -> Task
     }
 }
 
-/// Lets a model pass that is read left to right.
-///
-/// # Errors
-/// [`Error::NotCausal`].
-pub fn causal(model: Model) -> Result<Model, Error> {
-    if model.info().kind == Kind::CAUSAL {
-        return Ok(model);
-    }
-    Err(Error::NotCausal { architecture: model.info().architecture.clone() })
-}
-
 /// How a plain sentence is cut, if it can be.
-fn sample(encoder: &Encoder<'_>) -> Option<Cut> {
-    encoder.cut(&Query::sentence("The cat sat on the mat.")).ok()
+fn sample(cutter: &Cutter<'_>) -> Option<AnyCut> {
+    let text = "The cat sat on the mat.";
+    cutter.cut(&Query::sentence(text).with_answer(0, text.len())).ok()
 }
 
 /// What stands before a plain sentence, put there by the protocol or by the tokenizer.
-fn prefix(encoder: &Encoder<'_>, tokenizer: &Tokenizer) -> Option<String> {
-    let cut = sample(encoder)?;
-    let id = cut.request.ids[0];
-    let before = cut.offsets[0] == (0, 0) && cut.unscored == 0;
+fn prefix(cutter: &Cutter<'_>, tokenizer: &Tokenizer) -> Option<String> {
+    let cut = sample(cutter)?;
+    let id = cut.ids()[0];
+    let before = cut.offsets()[0] == (0, 0) && cut.unscored() == 0;
     before.then(|| format!("{} ({id})", tokenizer.piece(id).unwrap_or_default()))
 }
 
@@ -210,8 +207,9 @@ fn backend_name(library: &Library) -> String {
     }
 }
 
-fn route_name(library: &Library, route: Route) -> &'static str {
+fn route_name(library: &Library, route: Route, cutter: &Cutter<'_>) -> &'static str {
     match route {
+        _ if cutter.pll().is_some() => "copies",
         Route::Forest if library.takes_forests() => "forest",
         Route::Forest | Route::Flat => "flat",
     }
@@ -237,8 +235,8 @@ impl Identity {
     }
 }
 
-fn fields(identity: &Identity) -> [(&'static str, String); 9] {
-    let Identity { format, bheval, model, tokenizer, backend, dtype, route, protocol, tasks } = identity;
+fn fields(identity: &Identity) -> [(&'static str, String); 10] {
+    let Identity { format, bheval, model, tokenizer, backend, dtype, route, protocol, pll, tasks } = identity;
     let short = |digest: &str| digest.get(..12).unwrap_or(digest).to_owned();
     let task = |t: &TaskPlan| {
         let limit = t.limit.map_or(String::new(), |l| format!(" limit {l}"));
@@ -255,12 +253,13 @@ fn fields(identity: &Identity) -> [(&'static str, String); 9] {
         ("the number format", dtype.clone()),
         ("the route", route.clone()),
         ("the protocol", protocol.clone()),
+        ("the reading", pll.clone().unwrap_or_else(|| "left to right".to_owned())),
         ("the tasks", tasks.iter().map(task).collect::<Vec<_>>().join(" + ")),
     ]
 }
 
 impl Plan {
-    /// A folder's name for this run, the same for the same command: model, tasks, protocol, and the key's beginning.
+    /// A folder's name for this run, the same for the same command: model, tasks, rules, and the key's beginning.
     #[must_use]
     pub fn folder_name(&self) -> String {
         let model = Path::new(&self.model_path);
@@ -268,7 +267,9 @@ impl Plan {
         let model = model.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let tasks: Vec<_> = self.identity.tasks.iter().map(|t| t.name.as_str()).collect();
         let tasks = if tasks.len() > 3 { format!("{}-tasks", tasks.len()) } else { tasks.join("+") };
-        let name = format!("{model}-{tasks}-{}-{}", self.identity.protocol, &self.key[..8]);
+        let protocol = &self.identity.protocol;
+        let reading = self.identity.pll.as_ref().map_or(String::new(), |pll| format!("-{pll}"));
+        let name = format!("{model}-{tasks}-{protocol}{reading}-{}", &self.key[..8]);
         name.chars().map(|c| if c.is_alphanumeric() || "-+_.".contains(c) { c } else { '_' }).collect()
     }
 }

@@ -17,7 +17,7 @@ pub fn results_json(plan: &Plan, summary: &Summary) -> String {
     let mut details = Map::new();
     for task in &summary.tasks {
         let group = group_name(task);
-        results.insert(group.clone(), group_entry(task));
+        results.insert(group.clone(), group_entry(plan, task));
         let own: Vec<Value> = task.subsets.iter().map(|s| subset_key(task, s).into()).collect();
         members.insert(group.clone(), own.into());
         versions.insert(group.clone(), task.info.version.into());
@@ -27,7 +27,7 @@ pub fn results_json(plan: &Plan, summary: &Summary) -> String {
         );
         details.insert(group, task_details(task));
         for subset in &task.subsets {
-            results.insert(subset_key(task, subset), subset_entry(task, subset));
+            results.insert(subset_key(task, subset), subset_entry(plan, task, subset));
         }
     }
     let whole = json!({
@@ -53,9 +53,8 @@ fn subset_key(task: &TaskSummary, subset: &SubsetSummary) -> String {
     format!("{}_{}", task.info.name, subset.name)
 }
 
-fn group_entry(task: &TaskSummary) -> Value {
-    let mut entry = Map::new();
-    entry.insert("alias".into(), task.info.name.into());
+fn group_entry(plan: &Plan, task: &TaskSummary) -> Value {
+    let mut entry = named(plan, task.info.name.to_owned());
     for average in &task.averages {
         entry.insert(average.name.into(), json!(average.macro_mean));
         entry.insert(format!("{}_stderr", average.name), json!(average.standard_error));
@@ -70,9 +69,18 @@ fn group_entry(task: &TaskSummary) -> Value {
     entry.into()
 }
 
-fn subset_entry(task: &TaskSummary, subset: &SubsetSummary) -> Value {
+/// The head of an entry. Every number of a masked model says how it was read: other readings give other quantities.
+fn named(plan: &Plan, alias: String) -> Map<String, Value> {
     let mut entry = Map::new();
-    entry.insert("alias".into(), format!(" - {}", subset.name).into());
+    entry.insert("alias".into(), alias.into());
+    if let Some(pll) = &plan.identity.pll {
+        entry.insert("pll".into(), pll.clone().into());
+    }
+    entry
+}
+
+fn subset_entry(plan: &Plan, task: &TaskSummary, subset: &SubsetSummary) -> Value {
+    let mut entry = named(plan, format!(" - {}", subset.name));
     for (average, metric) in task.averages.iter().zip(&subset.metrics) {
         entry.insert(average.name.into(), json!(metric.score));
         entry.insert(format!("{}_stderr", average.name), json!(metric.standard_error));

@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use bheval_host::{Model, Route};
 use bheval_tasks::{Loaded, Selected};
 use serde::Serialize;
 
-use crate::batch::{BatchSize, Order, answer, batches};
+use crate::ask::{Ask, Requests};
+use crate::batch::{BatchSize, Crash, Order, answer, batches};
 use crate::outcome::outcomes;
 use crate::store::{Record, Store, request_key};
 use crate::{Error, ItemOutcome, Planned, Questions, Summary, items_csv, results_json, summarise};
@@ -31,12 +33,15 @@ pub struct Session {
     pub dropped: usize,
     /// Tokens that got a score here.
     pub tokens_scored: u64,
-    /// What an evaluation that shares nothing feeds for them: every token of each sequence but its last.
+    /// What an evaluation that shares nothing feeds for them: every token of each sequence but its last, or every token
+    /// of each masked copy.
     pub tokens_flat: u64,
     /// Tokens that were run through the network here.
     pub tokens_fed: u64,
     /// Seconds spent in the backend.
     pub seconds_scoring: f64,
+    /// Worker processes of an isolated backend that died here.
+    pub crashes: u64,
 }
 
 /// A finished run.
@@ -52,10 +57,21 @@ pub struct Finished {
     pub session: Session,
     /// Failures, one sentence each, at most a few.
     pub failures: Vec<String>,
+    /// Deaths of worker processes and what they held, one sentence each, at most a few.
+    pub crashes: Vec<String>,
+}
+
+/// What went wrong on the way, in words.
+#[derive(Default)]
+struct Reported {
+    failures: Vec<String>,
+    crashes: Vec<String>,
 }
 
 /// Failures that are kept word for word; more are counted only.
 const FAILURES_SHOWN: usize = 10;
+/// Items that are named of those that a worker held when it died.
+const HELD_SHOWN: usize = 3;
 
 /// Runs a plan, from where its store stands to the published results.
 ///
@@ -67,53 +83,109 @@ pub fn run(
     size: BatchSize,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Finished, Error> {
-    let keys: Vec<String> =
-        planned.questions.requests.iter().map(|r| request_key(&planned.plan.key, r)).collect();
+    let keys = match &planned.questions.requests {
+        Requests::Causal(requests) => names(&planned.plan.key, requests),
+        Requests::Masked(requests) => names(&planned.plan.key, requests),
+    };
     let mut session = Session { requests: keys.len(), dropped: store.dropped(), ..Session::default() };
-    let failures = score_pending(planned, store, &keys, size, &mut session, progress)?;
+    let before = planned.model.crashes();
+    let Planned { model, tasks, questions, route, .. } = planned;
+    let mut work = Work { model, tasks, questions, route: *route, store, keys: &keys, size, progress };
+    let reported = match &questions.requests {
+        Requests::Causal(requests) => work.score_pending(requests, &mut session)?,
+        Requests::Masked(requests) => work.score_pending(requests, &mut session)?,
+    };
+    session.crashes = planned.model.crashes() - before;
     store.sync()?;
-    publish(planned, store, &keys, session, failures)
+    publish(planned, store, &keys, session, reported)
 }
 
-fn score_pending(
-    planned: &mut Planned,
-    store: &mut Store,
-    keys: &[String],
+fn names(run: &str, requests: &[impl Ask]) -> Vec<String> {
+    requests.iter().map(|request| request_key(run, request)).collect()
+}
+
+/// What scoring needs of a plan and its surroundings.
+struct Work<'a> {
+    model: &'a mut Model,
+    tasks: &'a [(Selected, Loaded)],
+    questions: &'a Questions,
+    route: Route,
+    store: &'a mut Store,
+    keys: &'a [String],
     size: BatchSize,
-    session: &mut Session,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<Vec<String>, Error> {
-    let pending: Vec<usize> = (0..keys.len()).filter(|&i| store.get(&keys[i]).is_none()).collect();
-    session.found = keys.len() - pending.len();
-    let mut done = session.found;
-    let mut failures: Vec<String> =
-        planned.questions.unscorable.iter().take(FAILURES_SHOWN).cloned().collect();
-    progress(Progress { done, total: keys.len() });
-    let requests = &planned.questions.requests;
-    for batch in batches(requests, pending, Order::Sorted, size, planned.model.info().nodes) {
+    progress: &'a mut dyn FnMut(Progress),
+}
+
+impl Work<'_> {
+    /// Scores what the store lacks; returns what went wrong, word for word as far as it is kept.
+    fn score_pending<A: Ask>(&mut self, requests: &[A], session: &mut Session) -> Result<Reported, Error> {
+        let total = requests.len();
+        let pending: Vec<usize> = (0..total).filter(|&i| self.store.get(&self.keys[i]).is_none()).collect();
+        session.found = total - pending.len();
+        if session.found > 0 {
+            self.model.trust();
+        }
+        let mut done = session.found;
+        let unscorable = self.questions.unscorable.iter().take(FAILURES_SHOWN);
+        let mut reported = Reported { failures: unscorable.cloned().collect(), crashes: Vec::new() };
+        (self.progress)(Progress { done, total });
+        for batch in batches(requests, pending, Order::Sorted, self.size, self.model.info().nodes) {
+            self.score_batch(requests, &batch, session, &mut reported)?;
+            done += batch.len();
+            (self.progress)(Progress { done, total });
+        }
+        Ok(reported)
+    }
+
+    fn score_batch<A: Ask>(
+        &mut self,
+        requests: &[A],
+        batch: &[usize],
+        session: &mut Session,
+        reported: &mut Reported,
+    ) -> Result<(), Error> {
         let start = Instant::now();
-        let answered = answer(&mut planned.model, requests, &batch, planned.route)?;
+        let answered = answer(self.model, requests, batch, self.route);
         count(session, start.elapsed(), answered.fed);
+        if let Some(crash) = answered.crash.filter(|_| reported.crashes.len() < FAILURES_SHOWN) {
+            reported.crashes.push(held(self.tasks, self.questions, &crash));
+        }
         let mut records: Vec<(String, Record)> = Vec::with_capacity(batch.len());
         for (index, record) in answered.records {
             match record {
                 Ok(record) => {
                     session.tokens_scored += u64::from(record.tokens);
-                    session.tokens_flat += requests[index].ids.len() as u64 - 1;
-                    records.push((keys[index].clone(), record));
+                    session.tokens_flat += requests[index].alone();
+                    records.push((self.keys[index].clone(), record));
                 }
-                Err(error) if failures.len() < FAILURES_SHOWN => {
-                    failures
-                        .push(format!("{}: {error}", item_name(&planned.tasks, &planned.questions, index)));
+                Err(error) if reported.failures.len() < FAILURES_SHOWN => {
+                    let name = item_name(self.tasks, self.questions, index);
+                    reported.failures.push(format!("{name}: {error}"));
                 }
                 Err(_) => {}
             }
         }
-        store.append(&records)?;
-        done += batch.len();
-        progress(Progress { done, total: keys.len() });
+        self.store.append(&records)?;
+        answered.ended.map_or(Ok(()), |error| Err(error.into()))
     }
-    Ok(failures)
+}
+
+/// A worker's death with the first of the items whose sentences it held.
+fn held(tasks: &[(Selected, Loaded)], questions: &Questions, crash: &Crash) -> String {
+    let mut names: Vec<String> = Vec::new();
+    for name in crash.requests.iter().map(|&request| item_name(tasks, questions, request)) {
+        if names.contains(&name) {
+            continue;
+        }
+        if names.len() == HELD_SHOWN {
+            names.push("others".to_owned());
+            break;
+        }
+        names.push(name);
+    }
+    let count = crash.requests.len();
+    let noun = if count == 1 { "sentence" } else { "sentences" };
+    format!("{}; it held {count} {noun}, of {}", crash.error, names.join(", "))
 }
 
 /// Id of the first item that needs a request.
@@ -133,7 +205,7 @@ fn publish(
     store: &Store,
     keys: &[String],
     session: Session,
-    failures: Vec<String>,
+    Reported { failures, crashes }: Reported,
 ) -> Result<Finished, Error> {
     let mut all = Vec::new();
     let mut tasks = Vec::new();
@@ -148,7 +220,7 @@ fn publish(
     let line = serde_json::to_string(&session).expect("a session is plain data and always JSON");
     store.log("sessions.jsonl", &line)?;
     store.publish("results.json", results.as_bytes())?;
-    Ok(Finished { summary, outcomes: all, results, session, failures })
+    Ok(Finished { summary, outcomes: all, results, session, failures, crashes })
 }
 
 fn judged(

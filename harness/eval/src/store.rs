@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use bheval_data::atomic::write_atomic;
 use bheval_data::digest::hex;
-use bheval_data::encode::Request;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::ask::Ask;
 use crate::{Difference, Error, Identity, Plan};
 
 /// How long records may stay in the system's cache. A killed process loses nothing of it, a power cut this much.
@@ -160,15 +160,12 @@ impl Store {
     }
 }
 
-/// The name of a request in a store: 128 bits of SHA-256 over the run's key, its ids and marks. A record that strays into
-/// the folder of another run is never found there.
+/// The name of a request in a store: 128 bits of SHA-256 over the run's key and the request. A record that strays into the
+/// folder of another run is never found there.
 #[must_use]
-pub(crate) fn request_key(run: &str, request: &Request) -> String {
+pub(crate) fn request_key(run: &str, request: &impl Ask) -> String {
     let mut hash = Sha256::new_with_prefix(run);
-    for (id, scored) in request.ids.iter().zip(&request.scored) {
-        hash.update(id.to_le_bytes());
-        hash.update([u8::from(*scored)]);
-    }
+    request.digest(&mut hash);
     hex(&hash.finalize()[..16])
 }
 

@@ -80,6 +80,7 @@ fn plan() -> Plan {
         backend: text(),
         dtype: text(),
         route: text(),
+        pll: None,
         protocol: text(),
         tasks: vec![],
     };

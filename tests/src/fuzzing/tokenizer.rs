@@ -2,6 +2,9 @@
 
 use std::fs;
 
+use bheval_data::encode::Query;
+use bheval_data::masked::{MaskedEncoder, Pll};
+use bheval_data::protocol::Protocol;
 use bheval_data::tokenizer::Tokenizer;
 
 use super::scratch::folder;
@@ -11,7 +14,7 @@ const TEXTS: [&str; 4] = ["The cat sat on the mat.", " naïve 猫\u{301}\u{200d}
 /// Loads the bytes as a tokenizer and cuts a few texts.
 ///
 /// # Panics
-/// Where offsets and ids do not fit together, and where the reader panics.
+/// Where offsets and ids do not fit together, where something hidden lies outside, and where the reader panics.
 pub fn tokenizer(bytes: &[u8]) {
     let folder = folder("tokenizer");
     fs::write(folder.join("tokenizer.json"), bytes).expect("the temporary folder can be written");
@@ -26,7 +29,22 @@ pub fn tokenizer(bytes: &[u8]) {
             if let Ok(encoding) = tokenizer.encode(text, special) {
                 assert_eq!(encoding.ids.len(), encoding.offsets.len());
                 assert_eq!(encoding.ids.len(), encoding.special.len());
+                assert_eq!(encoding.ids.len(), encoding.words.len());
             }
+        }
+        Pll::ALL.into_iter().for_each(|pll| masked(&tokenizer, pll, text));
+    }
+}
+
+/// Whatever a tokenizer makes of a text, what is hidden and where it is read lies inside.
+fn masked(tokenizer: &Tokenizer, pll: Pll, text: &str) {
+    let Ok(encoder) = MaskedEncoder::new(tokenizer, Protocol::Bheval, pll) else { return };
+    for query in [Query::sentence(text).with_answer(1, usize::MAX), Query::after("a", text)] {
+        let Ok(request) = encoder.request(&query) else { continue };
+        let len = request.ids.len() as u32;
+        assert!(request.copies.windows(2).all(|pair| pair[0].target < pair[1].target));
+        for copy in &request.copies {
+            assert!(copy.target < copy.end && copy.end <= len && copy.read <= copy.target, "{copy:?}");
         }
     }
 }

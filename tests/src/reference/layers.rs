@@ -1,4 +1,4 @@
-//! What the three decoders have in common, each as its textbook formula.
+//! What the networks have in common, each as its textbook formula.
 
 /// One vector a token.
 pub type Rows = Vec<Vec<f64>>;
@@ -29,7 +29,8 @@ impl Linear {
     }
 
     /// The projection of one vector.
-    pub(super) fn apply(&self, input: &[f64]) -> Vec<f64> {
+    #[must_use]
+    pub fn apply(&self, input: &[f64]) -> Vec<f64> {
         let mut output = self.bias.clone().unwrap_or_else(|| vec![0.0; self.outputs]);
         for (x, weights) in input.iter().zip(&self.by_input) {
             for (y, w) in output.iter_mut().zip(weights) {
@@ -99,6 +100,11 @@ impl Heads {
     pub(super) fn attend(&self, queries: &[Vec<f64>], keys: &[Vec<f64>], values: &[Vec<f64>]) -> Rows {
         let row = |(t, query): (usize, &Vec<f64>)| self.attend_from(query, &keys[..=t], &values[..=t]);
         queries.iter().enumerate().map(row).collect()
+    }
+
+    /// Attention over all tokens: `softmax(q k / sqrt(width)) v`.
+    pub(super) fn attend_to_all(&self, queries: &[Vec<f64>], keys: &[Vec<f64>], values: &[Vec<f64>]) -> Rows {
+        queries.iter().map(|query| self.attend_from(query, keys, values)).collect()
     }
 
     fn attend_from(&self, query: &[f64], keys: &[Vec<f64>], values: &[Vec<f64>]) -> Vec<f64> {

@@ -1,8 +1,9 @@
-//! Naive reference models, transformers and recurrent ones, written down in f64, one token's row at a time. They are the
-//! definition that fast backends are compared with, so they favour the obvious over the quick.
+//! Naive reference models, written down in f64, one token's row at a time: transformers, causal and masked, and recurrent
+//! models. They are the definition that fast backends are compared with, so they favour the obvious over the quick.
 //!
 //! They take flat chains only, which makes them the test subjects of the flat adapter too.
 
+mod bert;
 mod chain;
 mod gpt2;
 mod layers;
@@ -11,6 +12,7 @@ mod lstm;
 mod mamba;
 mod mamba2;
 mod mlstm;
+mod masked;
 mod opt;
 mod recurrent;
 mod weights;
@@ -23,6 +25,7 @@ use bheval_abi::{
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
+pub use bert::{Bert, Roberta};
 use chain::Chain;
 pub use gpt2::Gpt2;
 pub use layers::{Linear, Rows};
@@ -30,12 +33,13 @@ pub use llama::Llama;
 pub use lstm::Lstm;
 pub use mamba::Mamba;
 pub use mamba2::Mamba2;
+pub use masked::MaskedReference;
 pub use opt::Opt;
 pub use weights::Folder;
 pub use xlstm::Xlstm;
 pub use xlstm_block::XlstmBlock;
 
-/// One decoder: what differs between the reference models.
+/// One network: what differs between the reference models.
 pub trait Architecture: Send + Sync + Sized + 'static {
     /// `model_type` in `config.json`; the backend's name is this after `reference-`.
     const MODEL_TYPE: &'static str;
@@ -53,10 +57,10 @@ pub trait Architecture: Send + Sync + Sized + 'static {
         usize::MAX
     }
 
-    /// States after the final norm, one row a token. Tokens and length are in range.
+    /// States as the head takes them, one row a token. Tokens and length are in range.
     fn states(&self, tokens: &[u32]) -> Rows;
 
-    /// From a state to the logits of the token that follows.
+    /// From a state to the logits of the token that follows, or of the token itself where the model is a masked one.
     fn head(&self) -> &Linear;
 
     /// The logits of a state: what the head gives, unless something bounds them.
@@ -96,11 +100,7 @@ impl<A: Architecture> LanguageModel for Reference<A> {
             architecture: A::MODEL_TYPE.to_owned(),
             dtype: "f64".to_owned(),
         };
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(options.threads)
-            .build()
-            .map_err(|e| Failure::new(Status::EXHAUSTED, format!("can't start threads: {e}")))?;
-        Ok(Self { architecture, info, pool })
+        Ok(Self { architecture, info, pool: pool(options.threads)? })
     }
 
     fn info(&self) -> &Info {
@@ -146,7 +146,9 @@ impl<A: Architecture> Reference<A> {
         // The row before a token predicts it; a wanted root was refused.
         chain
             .wanted()
-            .map(|t| Ok((chain.first + t, self.log_prob(&states[t - 1], chain.tokens[t])?)))
+            .map(|t| {
+                Ok((chain.first + t, log_prob(self.architecture.head(), &states[t - 1], chain.tokens[t])?))
+            })
             .collect()
     }
 
@@ -161,6 +163,18 @@ impl<A: Architecture> Reference<A> {
         let row = |t: usize| self.architecture.logits(&states[t]).into_iter().map(finite).collect();
         chain.wanted().map(row).collect()
     }
+}
+
+fn pool(threads: usize) -> Result<ThreadPool, Failure> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build()
+        .map_err(|e| Failure::new(Status::EXHAUSTED, format!("can't start threads: {e}")))
+}
+
+fn log_prob(head: &Linear, state: &[f64], token: u32) -> Result<f32, Failure> {
+    let logits = head.apply(state);
+    Ok(finite(logits[token as usize] - layers::log_sum_exp(&logits))? as f32)
 }
 
 fn finite(value: f64) -> Result<f64, Failure> {

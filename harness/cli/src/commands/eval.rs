@@ -8,16 +8,15 @@ use bheval_host::Route;
 use bheval_tasks::select;
 
 use crate::args::{BatchArg, EvalArgs, RouteArg};
-use crate::backend::{find, options, refuse_pll, tokenizer_folder};
+use crate::backend::{find, options, tokenizer_folder};
 use crate::commands::data;
-use crate::console::{Outcome, answer, complain, grouped, is_closed_pipe, tell, warn};
+use crate::console::{Outcome, answer, complain, grouped, is_closed_pipe, tell, warn, warn_of_deaths};
 use crate::progress::Bar;
 use crate::table::report;
 
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<Outcome> {
     let start = Instant::now();
     let mut planned = plan(args)?;
-    refuse_pll(args.pll.as_deref(), planned.model.info())?;
     let folder =
         args.run_dir.clone().unwrap_or_else(|| PathBuf::from("runs").join(planned.plan.folder_name()));
     let mut store = Store::open(&folder, &planned.plan, args.fresh)?;
@@ -51,6 +50,7 @@ fn plan(args: &EvalArgs) -> anyhow::Result<Planned> {
         tasks,
         limit: args.limit.map(|l| l as usize),
         protocol: args.protocol,
+        pll: args.pll,
         route: match args.route {
             RouteArg::Forest => Route::Forest,
             RouteArg::Flat => Route::Flat,
@@ -75,7 +75,8 @@ fn warn_of_plan(plan: &Plan, store: &Store) {
 }
 
 fn present(args: &EvalArgs, store: &Store, finished: &Finished, start: Instant) -> anyhow::Result<Outcome> {
-    let text = if args.json { finished.results.clone() } else { report(&finished.summary, args.full) };
+    let text =
+        if args.json { finished.results.clone() } else { report(store.plan(), &finished.summary, args.full) };
     let shown = answer(&text);
     if !args.quiet {
         tell(&tokens(&finished.session));
@@ -87,6 +88,7 @@ fn present(args: &EvalArgs, store: &Store, finished: &Finished, start: Instant) 
     }
     warn_of_ties(finished);
     warn_of_limit(finished);
+    warn_of_crashes(finished);
     let outcome = report_failures(finished);
     match shown {
         Err(error) if !is_closed_pipe(&error) => {
@@ -118,6 +120,11 @@ fn warn_of_limit(finished: &Finished) {
         let (name, asked, of) = (task.info.name, task.items, task.available);
         warn(&format!("{name}: {asked} of {of} items were asked (--limit): this is no score of the whole"));
     }
+}
+
+fn warn_of_crashes(finished: &Finished) {
+    finished.crashes.iter().for_each(|crash| warn(crash));
+    warn_of_deaths(finished.session.crashes);
 }
 
 /// More ties than this share hint at a fault of the model: equal logits, or a number format that is too coarse.

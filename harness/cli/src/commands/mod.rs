@@ -6,3 +6,6 @@ pub(crate) mod eval;
 pub(crate) mod inspect;
 pub(crate) mod score;
 pub(crate) mod tasks;
+pub(crate) mod train_ngram;
+pub(crate) mod verify;
+pub(crate) mod worker;

@@ -4,32 +4,36 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 
 use anyhow::{Context, bail};
-use bheval_data::encode::Cut;
 use bheval_data::lines::{LINE_LIMIT, lines};
+use bheval_data::masked::Pll;
 use bheval_data::tokenizer::Tokenizer;
-use bheval_eval::causal;
+use bheval_eval::AnyCut;
 use bheval_eval::surprisal::{Mode, SentenceScore, cut, score};
 use bheval_host::Model;
 use serde_json::json;
 
 use crate::args::{ScoreArgs, ScoreFormat};
-use crate::backend::{open, refuse_pll};
-use crate::console::{Outcome, complain, is_closed_pipe};
+use crate::backend::open;
+use crate::console::{Outcome, complain, is_closed_pipe, warn_of_deaths};
 
 /// Sentences that are scored together.
 const BATCH: usize = 256;
 
 pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<Outcome> {
     let (model, tokenizer) = open(&args.model)?;
-    refuse_pll(args.pll.as_deref(), model.info())?;
-    let model = causal(model)?;
-    let mode = if args.as_encoded { Mode::AsEncoded } else { Mode::Protocol(args.protocol) };
+    let mode = match args.as_encoded {
+        true => Mode::as_encoded(&tokenizer, args.pll, &model)?,
+        false => Mode::protocol(&tokenizer, args.protocol, args.pll, &model)?,
+    };
     let format = if args.json { ScoreFormat::Jsonl } else { args.format };
     let name = if args.file.as_os_str() == "-" { "stdin".into() } else { args.file.display().to_string() };
     let input = input(args)?;
-    let mut scorer =
-        Scorer { model, tokenizer, mode, name, failed: 0, pending: Vec::new(), out: Output::new(format)? };
-    match scorer.run(input) {
+    let out = Output::new(format, mode.pll())?;
+    let tokenizer = &tokenizer;
+    let mut scorer = Scorer { model, tokenizer, mode, name, failed: 0, pending: Vec::new(), out };
+    let ran = scorer.run(input);
+    warn_of_deaths(scorer.model.crashes());
+    match ran {
         Ok(()) if scorer.failed == 0 => Ok(Outcome::Done),
         Ok(()) => Ok(Outcome::Failed),
         // Whoever read our output has enough.
@@ -58,17 +62,17 @@ fn input(args: &ScoreArgs) -> anyhow::Result<Box<dyn BufRead>> {
     Ok(Box::new(BufReader::new(file)))
 }
 
-struct Scorer {
+struct Scorer<'a> {
     model: Model,
-    tokenizer: Tokenizer,
-    mode: Mode,
+    tokenizer: &'a Tokenizer,
+    mode: Mode<'a>,
     name: String,
     failed: usize,
-    pending: Vec<(u64, String, Cut)>,
+    pending: Vec<(u64, String, AnyCut)>,
     out: Output,
 }
 
-impl Scorer {
+impl Scorer<'_> {
     fn run(&mut self, input: Box<dyn BufRead>) -> anyhow::Result<()> {
         for line in lines(input, LINE_LIMIT) {
             self.take(line)?;
@@ -91,11 +95,11 @@ impl Scorer {
             }
         };
         let place = format!("{}, line {}", self.name, line.number);
-        match cut(&place, &line.text, &self.tokenizer, self.mode, &self.model) {
+        match cut(&place, &line.text, &self.mode, &self.model) {
             Ok(cut) => self.pending.push((line.number - 1, line.text, cut)),
             Err(error) => self.fail(&error.to_string()),
         }
-        let nodes: usize = self.pending.iter().map(|(_, _, cut)| cut.request.ids.len()).sum();
+        let nodes: usize = self.pending.iter().map(|(_, _, cut)| cut.load()).fold(0, usize::saturating_add);
         if self.pending.len() >= BATCH || nodes > self.model.info().nodes / 2 {
             self.flush()?;
         }
@@ -110,12 +114,12 @@ impl Scorer {
         self.score(last)
     }
 
-    fn score(&mut self, batch: &[(u64, String, Cut)]) -> anyhow::Result<()> {
+    fn score(&mut self, batch: &[(u64, String, AnyCut)]) -> anyhow::Result<()> {
         if batch.is_empty() {
             return Ok(());
         }
-        let cuts: Vec<Cut> = batch.iter().map(|(_, _, cut)| cut.clone()).collect();
-        let scores = score(&mut self.model, &self.tokenizer, &cuts)?;
+        let cuts: Vec<AnyCut> = batch.iter().map(|(_, _, cut)| cut.clone()).collect();
+        let scores = score(&mut self.model, self.tokenizer, &cuts)?;
         for ((sentence, text, _), score) in batch.iter().zip(scores) {
             match score {
                 Ok(score) => self.out.write(*sentence, text, &score)?,
@@ -134,50 +138,53 @@ impl Scorer {
     }
 }
 
-/// Rows of tokens, or objects of sentences.
-enum Output {
+/// Rows of tokens, or objects of sentences, with the reading of a masked model.
+struct Output {
+    form: Form,
+    pll: Option<Pll>,
+}
+
+enum Form {
     Csv(Box<csv::Writer<io::Stdout>>),
     Jsonl(io::Stdout),
 }
 
+const COLUMNS: [&str; 8] = ["sentence", "index", "id", "piece", "start", "end", "log_prob", "surprisal_bits"];
+
 impl Output {
-    fn new(format: ScoreFormat) -> anyhow::Result<Self> {
+    fn new(format: ScoreFormat, pll: Option<Pll>) -> anyhow::Result<Self> {
         if format == ScoreFormat::Jsonl {
-            return Ok(Self::Jsonl(io::stdout()));
+            return Ok(Self { form: Form::Jsonl(io::stdout()), pll });
         }
         let mut writer = csv::Writer::from_writer(io::stdout());
-        writer.write_record([
-            "sentence",
-            "index",
-            "id",
-            "piece",
-            "start",
-            "end",
-            "log_prob",
-            "surprisal_bits",
-        ])?;
-        Ok(Self::Csv(Box::new(writer)))
+        writer.write_record(COLUMNS.into_iter().chain(pll.map(|_| "pll")))?;
+        Ok(Self { form: Form::Csv(Box::new(writer)), pll })
     }
 
     fn write(&mut self, sentence: u64, text: &str, score: &SentenceScore) -> anyhow::Result<()> {
-        match self {
-            Self::Csv(writer) => rows(writer, sentence, score),
-            Self::Jsonl(out) => Ok(writeln!(out, "{}", object(sentence, text, score))?),
+        match &mut self.form {
+            Form::Csv(writer) => rows(writer, sentence, score, self.pll),
+            Form::Jsonl(out) => Ok(writeln!(out, "{}", object(sentence, text, score, self.pll))?),
         }
     }
 
     fn finish(&mut self) -> anyhow::Result<()> {
-        match self {
-            Self::Csv(writer) => Ok(writer.flush()?),
-            Self::Jsonl(out) => Ok(out.flush()?),
+        match &mut self.form {
+            Form::Csv(writer) => Ok(writer.flush()?),
+            Form::Jsonl(out) => Ok(out.flush()?),
         }
     }
 }
 
-fn rows(writer: &mut csv::Writer<io::Stdout>, sentence: u64, score: &SentenceScore) -> anyhow::Result<()> {
+fn rows(
+    writer: &mut csv::Writer<io::Stdout>,
+    sentence: u64,
+    score: &SentenceScore,
+    pll: Option<Pll>,
+) -> anyhow::Result<()> {
     for (index, token) in score.tokens.iter().enumerate() {
         let (start, end) = token.offsets;
-        writer.write_record([
+        let row = [
             sentence.to_string(),
             index.to_string(),
             token.id.to_string(),
@@ -186,12 +193,13 @@ fn rows(writer: &mut csv::Writer<io::Stdout>, sentence: u64, score: &SentenceSco
             end.to_string(),
             token.log_prob.map_or(String::new(), |l| l.to_string()),
             token.surprisal_bits().map_or(String::new(), |s| s.to_string()),
-        ])?;
+        ];
+        writer.write_record(row.into_iter().chain(pll.map(|pll| pll.to_string())))?;
     }
     Ok(())
 }
 
-fn object(sentence: u64, text: &str, score: &SentenceScore) -> serde_json::Value {
+fn object(sentence: u64, text: &str, score: &SentenceScore, pll: Option<Pll>) -> serde_json::Value {
     let tokens: Vec<_> = score
         .tokens
         .iter()
@@ -204,8 +212,12 @@ fn object(sentence: u64, text: &str, score: &SentenceScore) -> serde_json::Value
         })
         .collect();
     let total = score.log_prob();
-    json!({
+    let mut object = json!({
         "sentence": sentence, "text": text, "log_prob": total, "surprisal_bits": -total / std::f64::consts::LN_2,
         "tokens_scored": score.scored(), "tokens": tokens,
-    })
+    });
+    if let Some(pll) = pll {
+        object["pll"] = pll.name().into();
+    }
+    object
 }
