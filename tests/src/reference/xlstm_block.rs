@@ -5,9 +5,10 @@
 use bheval_abi::Failure;
 use serde::Deserialize;
 
+use super::bert::gelu;
 use super::layers::{LayerNorm, Linear, Rows, add};
 use super::mlstm::Memory;
-use super::recurrent::{Convolution, erf, log_sigmoid, sigmoid, silu};
+use super::recurrent::{Convolution, log_sigmoid, sigmoid, silu};
 use super::{Architecture, Folder};
 
 /// ε of every norm of the package.
@@ -337,7 +338,7 @@ impl Mlp {
         match self.activation.as_str() {
             "relu" => x.max(0.0),
             "swish" => silu(x),
-            _ => 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)),
+            _ => gelu(x),
         }
     }
 }
