@@ -147,14 +147,10 @@ impl<A: Architecture> Reference<A> {
         chain
             .wanted()
             .map(|t| {
-                Ok((chain.first + t, log_prob(self.architecture.head(), &states[t - 1], chain.tokens[t])?))
+                let logits = self.architecture.logits(&states[t - 1]);
+                Ok((chain.first + t, log_prob(&logits, chain.tokens[t])?))
             })
             .collect()
-    }
-
-    fn log_prob(&self, state: &[f64], token: u32) -> Result<f32, Failure> {
-        let logits = self.architecture.logits(state);
-        Ok(finite(logits[token as usize] - layers::log_sum_exp(&logits))? as f32)
     }
 
     /// The logits after each wanted node of a chain.
@@ -172,9 +168,8 @@ fn pool(threads: usize) -> Result<ThreadPool, Failure> {
         .map_err(|e| Failure::new(Status::EXHAUSTED, format!("can't start threads: {e}")))
 }
 
-fn log_prob(head: &Linear, state: &[f64], token: u32) -> Result<f32, Failure> {
-    let logits = head.apply(state);
-    Ok(finite(logits[token as usize] - layers::log_sum_exp(&logits))? as f32)
+fn log_prob(logits: &[f64], token: u32) -> Result<f32, Failure> {
+    Ok(finite(logits[token as usize] - layers::log_sum_exp(logits))? as f32)
 }
 
 fn finite(value: f64) -> Result<f64, Failure> {
