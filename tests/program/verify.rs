@@ -19,6 +19,10 @@ const BUNDLED: &[(&str, &str)] = &[
     ("transformer", "opt"),
     ("transformer", "bert"),
     ("transformer", "roberta"),
+    ("lstm", "lstm"),
+    ("mamba", "mamba"),
+    ("mamba", "mamba2"),
+    ("xlstm", "xlstm"),
 ];
 
 fn verify(bheval: &Bheval, backend: &str, model: &Path, more: &[&str]) -> Ran {

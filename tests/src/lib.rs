@@ -6,6 +6,7 @@ pub mod fuzzing;
 pub mod onnx;
 pub mod peers;
 pub mod plugins;
+pub mod recurrent;
 pub mod reference;
 
 /// The folder of golden references.

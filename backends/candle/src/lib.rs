@@ -9,10 +9,12 @@ mod head;
 pub mod kernels;
 mod keys;
 pub mod layers;
+mod loader;
 pub mod masked;
 pub mod models;
 mod native;
 pub mod ops;
+mod recurrent;
 pub mod scorer;
 #[cfg(test)]
 mod test_numbers;
@@ -30,6 +32,7 @@ use masked::Masked;
 use models::hgrn2::Hgrn2Weights;
 use models::hgrn2_forest::Hgrn2Network;
 pub use native::{Family, Loaded, Native, Scorer};
+pub use recurrent::{LSTM, Lstm, LstmFamily, MAMBA, Mamba, MambaFamily, XLSTM, Xlstm, XlstmFamily};
 use scorer::Causal;
 use weights::Weights;
 
@@ -46,8 +49,13 @@ pub type Transformers = Native<TransformerFamily>;
 pub static TRANSFORMER: Backend = bheval_abi::backend::<Transformers>();
 
 /// The tables of all native backends, with the values of `model_type` that each opens.
-pub static BACKENDS: [(&Backend, &[&str]); 2] =
-    [(&HGRN2, Hgrn2Family::ARCHITECTURES), (&TRANSFORMER, TransformerFamily::ARCHITECTURES)];
+pub static BACKENDS: [(&Backend, &[&str]); 5] = [
+    (&HGRN2, Hgrn2Family::ARCHITECTURES),
+    (&TRANSFORMER, TransformerFamily::ARCHITECTURES),
+    (&LSTM, LstmFamily::ARCHITECTURES),
+    (&MAMBA, MambaFamily::ARCHITECTURES),
+    (&XLSTM, XlstmFamily::ARCHITECTURES),
+];
 
 /// HGRN2 (architectures.md 1).
 pub struct Hgrn2Family;

@@ -1,5 +1,5 @@
-//! Settings that the golden checkpoints do not cover, against what Hugging Face's own code computes in float64 (recipe:
-//! tests/golden/transformers.py).
+//! Settings that the golden checkpoints do not cover, against what Hugging Face's own code, or the xLSTM package, computes,
+//! in float64 where it can (recipes: tests/golden/transformers.py and recurrent.py).
 
 #![allow(clippy::print_stdout)] // Largest errors, shown by `--nocapture`.
 
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{D, DType, Device, Tensor};
 use support::{OwnedForest, masked_rows, open};
 
-const CAUSAL: [&str; 7] = [
+const CAUSAL: [&str; 11] = [
     "llama_biases",
     "llama_llama3",
     "llama_yarn",
@@ -19,6 +19,10 @@ const CAUSAL: [&str; 7] = [
     "gpt2_options",
     "gpt_neox_sequential",
     "opt_350m_style",
+    "mamba_options",
+    "mamba2_groups",
+    "xlstm_options",
+    "xlstm_block",
 ];
 const MASKED: [&str; 2] = ["bert_options", "roberta_options"];
 

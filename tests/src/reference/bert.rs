@@ -206,7 +206,7 @@ fn activated(rows: Rows) -> Rows {
 }
 
 /// `x Phi(x)`, with the normal distribution itself and not one of its approximations.
-fn gelu(x: f64) -> f64 {
+pub(super) fn gelu(x: f64) -> f64 {
     0.5 * x * (1.0 + erf(x / std::f64::consts::SQRT_2))
 }
 

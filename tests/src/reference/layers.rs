@@ -59,7 +59,7 @@ impl LayerNorm {
         rows.iter().map(|row| self.apply(row)).collect()
     }
 
-    fn apply(&self, row: &[f64]) -> Vec<f64> {
+    pub(super) fn apply(&self, row: &[f64]) -> Vec<f64> {
         let mean = mean(row.iter().copied());
         let scale = (mean_of_squares(row.iter().map(|x| x - mean)) + self.epsilon).sqrt().recip();
         let weights = self.weight.iter().zip(&self.bias);
@@ -79,7 +79,7 @@ impl RmsNorm {
         rows.iter().map(|row| self.apply(row)).collect()
     }
 
-    fn apply(&self, row: &[f64]) -> Vec<f64> {
+    pub(super) fn apply(&self, row: &[f64]) -> Vec<f64> {
         let scale = (mean_of_squares(row.iter().copied()) + self.epsilon).sqrt().recip();
         row.iter().zip(&self.weight).map(|(x, w)| w * x * scale).collect()
     }
@@ -144,7 +144,7 @@ pub(super) fn log_sum_exp(values: &[f64]) -> f64 {
     largest + values.iter().map(|x| (x - largest).exp()).sum::<f64>().ln()
 }
 
-fn dot(a: &[f64], b: &[f64]) -> f64 {
+pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(x, y)| x * y).sum()
 }
 

@@ -78,7 +78,7 @@ impl<A: Architecture> MaskedReference<A> {
         let states = self.architecture.states(&batch.token[range.clone()]);
         let answer = |&question: &usize| {
             let state = &states[batch.position[question] as usize - range.start];
-            Ok((question, log_prob(self.architecture.head(), state, batch.target[question])?))
+            Ok((question, log_prob(&self.architecture.logits(state), batch.target[question])?))
         };
         asked.iter().map(answer).collect()
     }

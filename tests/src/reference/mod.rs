@@ -1,5 +1,5 @@
-//! Naive reference models: llama, GPT-2, OPT, BERT and RoBERTa written down in f64, one token's row at a time. They are
-//! the definition that fast backends are compared with, so they favour the obvious over the quick.
+//! Naive reference models, written down in f64, one token's row at a time: transformers, causal and masked, and recurrent
+//! models. They are the definition that fast backends are compared with, so they favour the obvious over the quick.
 //!
 //! They take flat chains only, which makes them the test subjects of the flat adapter too.
 
@@ -8,9 +8,16 @@ mod chain;
 mod gpt2;
 mod layers;
 mod llama;
+mod lstm;
+mod mamba;
+mod mamba2;
 mod masked;
+mod mlstm;
 mod opt;
+mod recurrent;
 mod weights;
+mod xlstm;
+mod xlstm_block;
 
 use bheval_abi::{
     Dtype, Failure, ForestView, Info, Kind, LanguageModel, LogitsTable, Opening, Status, logits_table,
@@ -23,9 +30,14 @@ use chain::Chain;
 pub use gpt2::Gpt2;
 pub use layers::{Linear, Rows};
 pub use llama::Llama;
+pub use lstm::Lstm;
+pub use mamba::Mamba;
+pub use mamba2::Mamba2;
 pub use masked::MaskedReference;
 pub use opt::Opt;
 pub use weights::Folder;
+pub use xlstm::Xlstm;
+pub use xlstm_block::XlstmBlock;
 
 /// One network: what differs between the reference models.
 pub trait Architecture: Send + Sync + Sized + 'static {
@@ -40,14 +52,21 @@ pub trait Architecture: Send + Sync + Sized + 'static {
     /// What is missing, or a setting that this definition does not cover.
     fn load(folder: &Folder) -> Result<Self, Failure>;
 
-    /// Longest path in tokens.
-    fn context(&self) -> usize;
+    /// Longest path in tokens; a recurrent model has no limit.
+    fn context(&self) -> usize {
+        usize::MAX
+    }
 
     /// States as the head takes them, one row a token. Tokens and length are in range.
     fn states(&self, tokens: &[u32]) -> Rows;
 
     /// From a state to the logits of the token that follows, or of the token itself where the model is a masked one.
     fn head(&self) -> &Linear;
+
+    /// The logits of a state: what the head gives, unless something bounds them.
+    fn logits(&self, state: &[f64]) -> Vec<f64> {
+        self.head().apply(state)
+    }
 }
 
 /// An [`Architecture`] behind the backend contract.
@@ -74,7 +93,7 @@ impl<A: Architecture> LanguageModel for Reference<A> {
         let architecture = A::load(&folder)?;
         let info = Info {
             vocab: architecture.head().outputs() as u32,
-            context: architecture.context() as u32,
+            context: u32::try_from(architecture.context()).unwrap_or(0),
             nodes: NODES,
             kind: Kind::CAUSAL,
             parameters: folder.parameters()?,
@@ -128,7 +147,8 @@ impl<A: Architecture> Reference<A> {
         chain
             .wanted()
             .map(|t| {
-                Ok((chain.first + t, log_prob(self.architecture.head(), &states[t - 1], chain.tokens[t])?))
+                let logits = self.architecture.logits(&states[t - 1]);
+                Ok((chain.first + t, log_prob(&logits, chain.tokens[t])?))
             })
             .collect()
     }
@@ -136,7 +156,7 @@ impl<A: Architecture> Reference<A> {
     /// The logits after each wanted node of a chain.
     fn wanted_logits(&self, chain: &Chain<'_>) -> Result<Rows, Failure> {
         let states = self.architecture.states(chain.tokens);
-        let row = |t: usize| self.architecture.head().apply(&states[t]).into_iter().map(finite).collect();
+        let row = |t: usize| self.architecture.logits(&states[t]).into_iter().map(finite).collect();
         chain.wanted().map(row).collect()
     }
 }
@@ -148,9 +168,8 @@ fn pool(threads: usize) -> Result<ThreadPool, Failure> {
         .map_err(|e| Failure::new(Status::EXHAUSTED, format!("can't start threads: {e}")))
 }
 
-fn log_prob(head: &Linear, state: &[f64], token: u32) -> Result<f32, Failure> {
-    let logits = head.apply(state);
-    Ok(finite(logits[token as usize] - layers::log_sum_exp(&logits))? as f32)
+fn log_prob(logits: &[f64], token: u32) -> Result<f32, Failure> {
+    Ok(finite(logits[token as usize] - layers::log_sum_exp(logits))? as f32)
 }
 
 fn finite(value: f64) -> Result<f64, Failure> {

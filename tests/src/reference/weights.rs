@@ -25,7 +25,7 @@ impl Folder {
             let file = path.join(name);
             std::fs::read(&file).map_err(|e| Failure::model(format!("can't read {}: {e}", file.display())))
         };
-        let config: serde_json::Value = serde_json::from_slice(&read("config.json")?)
+        let config: serde_json::Value = bheval_python_json::parse(&read("config.json")?)
             .map_err(|e| Failure::model(format!("{}/config.json: {e}", path.display())))?;
         if config["model_type"] != model_type {
             let text = format!("{} holds a model of type {}", path.display(), config["model_type"]);
@@ -88,6 +88,24 @@ impl Folder {
     pub(super) fn layer_norm(&self, name: &str, width: usize, epsilon: f64) -> Result<LayerNorm, Failure> {
         let weight = self.vector(&format!("{name}.weight"), width)?;
         Ok(LayerNorm { weight, bias: self.vector(&format!("{name}.bias"), width)?, epsilon })
+    }
+
+    /// A stack of matrices, one after the other.
+    pub(super) fn blocks(
+        &self,
+        name: &str,
+        blocks: usize,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Vec<Rows>, Failure> {
+        let values = self.values(name, &[blocks, rows, columns])?;
+        let block = |values: &[f64]| values.chunks_exact(columns).map(<[f64]>::to_vec).collect();
+        Ok(values.chunks_exact(rows * columns).map(block).collect())
+    }
+
+    /// The vector of this name where the setting asks for it.
+    pub(super) fn optional(&self, name: &str, len: usize, wanted: bool) -> Result<Option<Vec<f64>>, Failure> {
+        wanted.then(|| self.vector(name, len)).transpose()
     }
 
     fn file(&self) -> Result<SafeTensors<'_>, Failure> {

@@ -4,6 +4,7 @@
 //! operations whatever the number of rows, the place of a row, the thread or the instruction set.
 
 pub mod activation;
+pub mod cells;
 pub mod elementwise;
 pub mod gemm;
 mod launch;

@@ -1,8 +1,11 @@
-//! The short causal convolution over the path above each node: depthwise, no bias, no activation.
+//! The short causal convolution over the path above each node: depthwise; by itself, or with bias and SiLU.
 
-use bheval_abi::NO_PARENT;
+use bheval_abi::{Failure, NO_PARENT};
 
+use super::forest::Walk;
+use crate::kernels::activation::{Activation, add_bias};
 use crate::kernels::{Isa, Kernel, launch};
+use crate::loader::Loader;
 
 /// Taps of a depthwise convolution over `C` channels, `[taps, C]`, the tap of the node itself last.
 #[derive(Clone, Debug)]
@@ -22,6 +25,37 @@ impl Taps {
 
     fn count(&self) -> usize {
         self.weights.len() / self.channels
+    }
+}
+
+/// A convolution as recurrent models have it: a bias, and SiLU after it.
+#[derive(Debug)]
+pub(crate) struct Biased {
+    taps: Taps,
+    bias: Option<Vec<f32>>,
+}
+
+impl Biased {
+    /// Reads `{name}.weight [channels, 1, taps]` and, where there is one, `{name}.bias`.
+    pub(crate) fn load(
+        loader: &mut Loader,
+        name: &str,
+        channels: usize,
+        taps: usize,
+        bias: bool,
+    ) -> Result<Self, Failure> {
+        let weight = loader.values(&format!("{name}.weight"), &[channels, 1, taps])?;
+        let bias = loader.optional(&format!("{name}.bias"), &[channels], bias)?;
+        Ok(Self { taps: Taps::new(taps, &[&weight]), bias })
+    }
+
+    /// `y = silu(conv(x) + b)` for the rows `first..` of a walk, as many as `y` holds.
+    pub(crate) fn silu(&self, isa: Isa, walk: &Walk, x: &[f32], first: usize, y: &mut [f32]) {
+        over_paths(isa, walk.parents(), x, &self.taps, first, y);
+        if let Some(bias) = &self.bias {
+            add_bias(isa, bias, y);
+        }
+        Activation::Silu.apply(isa, y);
     }
 }
 

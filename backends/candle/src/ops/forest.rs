@@ -207,6 +207,34 @@ impl Children {
     }
 }
 
+/// What a recurrence does with the state of each row. Methods must be `#[inline(always)]`: [`carry`] runs inside a kernel.
+pub(crate) trait Advance {
+    /// Writes the state above a root.
+    fn begin(&self, state: &mut [f32]);
+    /// Takes the state above `row` to that of `row`.
+    fn advance(&mut self, row: usize, state: &mut [f32]);
+}
+
+/// Runs a recurrence whose state has `size` values along a walk: each row's state is its parent's, advanced. No closure
+/// takes part: one that is not inlined would be compiled without the kernel's instruction set.
+#[inline(always)]
+pub(crate) fn carry(walk: &Walk, size: usize, rule: &mut impl Advance) {
+    // The running state, then the saved ones.
+    let mut states = vec![0.0; (walk.saved + 1) * size];
+    let (running, saved) = states.split_at_mut(size);
+    for (row, plan) in walk.steps.iter().enumerate() {
+        match plan.above {
+            Above::Nothing => rule.begin(running),
+            Above::Before => {}
+            Above::Saved(s) => running.copy_from_slice(&saved[s as usize * size..][..size]),
+        }
+        rule.advance(row, running);
+        if plan.save != u32::MAX {
+            saved[plan.save as usize * size..][..size].copy_from_slice(running);
+        }
+    }
+}
+
 /// Inputs of the recurrence, one row per row of a [`Walk`]: `[rows, heads · head_dim]` each.
 #[derive(Clone, Copy, Debug)]
 pub struct Rows<'a> {
@@ -233,8 +261,7 @@ pub fn recurrence(isa: Isa, walk: &Walk, x: Rows<'_>, heads: usize, o: &mut [f32
     assert!(fits && width.is_multiple_of(heads) && width * walk.len() == o.len(), "the rows differ in shape");
     let head_dim = width / heads;
     o.par_chunks_mut(walk.len() * head_dim).enumerate().for_each(|(head, o)| {
-        let states = vec![0.0; (walk.saved + 1) * head_dim * head_dim];
-        launch(isa, Head { walk, x, width, head_dim, first: head * head_dim, states, o });
+        launch(isa, Head { walk, x, width, head_dim, first: head * head_dim, o });
     });
 }
 
@@ -245,54 +272,42 @@ struct Head<'a> {
     head_dim: usize,
     /// First channel of the head.
     first: usize,
-    /// The running state `[K, V]`, then the saved ones.
-    states: Vec<f32>,
     o: &'a mut [f32],
 }
 
 impl Kernel for Head<'_> {
     #[inline(always)]
-    fn run(mut self, _: Isa) {
+    fn run(self, _: Isa) {
         // The same operations in each; a known width keeps `o` in registers.
+        let (walk, size) = (self.walk, self.head_dim * self.head_dim);
         match self.head_dim {
-            16 => self.walk::<16>(),
-            32 => self.walk::<32>(),
-            64 => self.walk::<64>(),
-            128 => self.walk::<128>(),
-            _ => self.walk::<0>(),
+            16 => carry(walk, size, &mut Wide::<16>(self)),
+            32 => carry(walk, size, &mut Wide::<32>(self)),
+            64 => carry(walk, size, &mut Wide::<64>(self)),
+            128 => carry(walk, size, &mut Wide::<128>(self)),
+            _ => carry(walk, size, &mut Wide::<0>(self)),
         }
     }
 }
 
-impl Head<'_> {
-    /// `V` is the head's width, or 0 for any. No closure takes part: one that is not inlined would be compiled without the
-    /// kernel's instruction set.
+/// A head whose width is `V`, or 0 for any.
+struct Wide<'a, const V: usize>(Head<'a>);
+
+impl<const V: usize> Advance for Wide<'_, V> {
     #[inline(always)]
-    fn walk<const V: usize>(&mut self) {
-        let (running, saved) = self.states.split_at_mut(self.head_dim * self.head_dim);
-        let size = running.len();
-        let slot = |s: u32| s as usize * size..(s as usize + 1) * size;
-        for (row, (plan, o)) in self.walk.steps.iter().zip(self.o.chunks_exact_mut(self.head_dim)).enumerate()
-        {
-            match plan.above {
-                Above::Nothing => running.fill(0.0),
-                Above::Before => {}
-                Above::Saved(s) => running.copy_from_slice(&saved[slot(s)]),
-            }
-            let at = row * self.width + self.first..row * self.width + self.first + self.head_dim;
-            let x = Rows {
-                q: &self.x.q[at.clone()],
-                k: &self.x.k[at.clone()],
-                v: &self.x.v[at.clone()],
-                f: &self.x.f[at.clone()],
-            };
-            match <&mut [f32; V]>::try_from(&mut *o) {
-                Ok(o) if V > 0 => advance(running, x, o),
-                _ => advance_any(running, x, o),
-            }
-            if plan.save != u32::MAX {
-                saved[slot(plan.save)].copy_from_slice(running);
-            }
+    fn begin(&self, state: &mut [f32]) {
+        state.fill(0.0);
+    }
+
+    #[inline(always)]
+    fn advance(&mut self, row: usize, state: &mut [f32]) {
+        let Head { x, width, head_dim, first, o, .. } = &mut self.0;
+        let at = row * *width + *first..row * *width + *first + *head_dim;
+        let x = Rows { q: &x.q[at.clone()], k: &x.k[at.clone()], v: &x.v[at.clone()], f: &x.f[at] };
+        let o = &mut o[row * *head_dim..][..*head_dim];
+        match <&mut [f32; V]>::try_from(&mut *o) {
+            Ok(o) if V > 0 => advance(state, x, o),
+            _ => advance_any(state, x, o),
         }
     }
 }

@@ -5,14 +5,15 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use bheval_abi::{Dtype, Failure, ForestView, Info, LanguageModel, MaskedView, NO_PARENT, Opening};
-use bheval_candle::{Hgrn2, Transformers};
+use bheval_candle::{Hgrn2, Lstm, Mamba, Transformers, Xlstm};
 use candle_core::{Device, Tensor};
 use serde_json::Value;
 
 /// The golden checkpoints of HGRN2.
 pub(crate) const HGRN2S: [&str; 2] = ["hgrn2", "hgrn2_conv"];
 /// The golden checkpoints of all causal architectures.
-pub(crate) const CAUSAL: [&str; 6] = ["hgrn2", "hgrn2_conv", "llama", "gpt2", "gpt_neox", "opt"];
+pub(crate) const CAUSAL: [&str; 10] =
+    ["hgrn2", "hgrn2_conv", "llama", "gpt2", "gpt_neox", "opt", "lstm", "mamba", "mamba2", "xlstm"];
 /// The golden checkpoints of masked architectures.
 pub(crate) const MASKED: [&str; 2] = ["bert", "roberta"];
 
@@ -56,6 +57,9 @@ pub(crate) fn try_open(options: &Opening) -> Result<Opened, Failure> {
     let config: Value = serde_json::from_str(&config.replace("Infinity", "null")).unwrap_or_default();
     match config["model_type"].as_str().unwrap_or_default() {
         "llama" | "gpt2" | "gpt_neox" | "opt" | "bert" | "roberta" => boxed::<Transformers>(options),
+        "lstm_lm" => boxed::<Lstm>(options),
+        "mamba" | "mamba2" => boxed::<Mamba>(options),
+        "xlstm" => boxed::<Xlstm>(options),
         _ => boxed::<Hgrn2>(options),
     }
 }
