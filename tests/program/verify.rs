@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use bheval_tests::onnx::onnxruntime;
 use bheval_tests::plugins::{compiled, compiled_from, example};
 use serde_json::Value;
 
@@ -28,6 +29,7 @@ const BUNDLED: &[(&str, &str)] = &[
 fn verify(bheval: &Bheval, backend: &str, model: &Path, more: &[&str]) -> Ran {
     let model = model.to_str().expect("UTF-8");
     let mut command = bheval.command();
+    command.env("ORT_DYLIB_PATH", onnxruntime());
     command.args(["verify", backend, "--model", model, "--threads", "2"]).args(more);
     ran(&command.output().expect("starts"))
 }
@@ -60,14 +62,33 @@ fn repository(path: &str) -> PathBuf {
 fn every_bundled_backend_passes() {
     let bheval = Bheval::new();
     for (backend, folder) in BUNDLED {
-        let ran = verify(&bheval, backend, &model(folder), &["--json"]);
-        let results = results(&ran);
-        assert_eq!((ran.code, ended(&results, "failed")), (Some(0), vec![]), "{backend} with {folder}");
-        let passed = ended(&results, "passed");
-        for name in ["opens", "finite", "sums-to-one", "batch", "order", "threads", "hostile", "memory-calls"]
-        {
-            assert!(passed.iter().any(|(passed, _)| passed == name), "{backend} with {folder}: {name}");
-        }
+        passes_with(&bheval, backend, &model(folder));
+    }
+    passes_with(&bheval, "onnx", &model("onnx").join("llama.onnx"));
+    passes_with(&bheval, "onnx", &model("onnx").join("gpt2.onnx"));
+}
+
+/// A model of the n-gram backend is trained first.
+#[test]
+fn a_trained_ngram_model_passes() {
+    let bheval = Bheval::new();
+    let line = |i: usize| format!("the {} saw the {} in {}\n", i % 7, i * i % 11, i % 3);
+    bheval.write("text.txt", (0..400).map(line).collect::<String>());
+    let tokenizer = model("gpt2");
+    let tokenizer = tokenizer.to_str().expect("UTF-8");
+    bheval.run(&["train-ngram", "--text", "text.txt", "--tokenizer", tokenizer, "--out", "trained"]).done();
+    passes_with(&bheval, "ngram", &bheval.path("trained"));
+}
+
+#[track_caller]
+fn passes_with(bheval: &Bheval, backend: &str, model: &Path) {
+    let ran = verify(bheval, backend, model, &["--json"]);
+    let results = results(&ran);
+    let model = model.display();
+    assert_eq!((ran.code, ended(&results, "failed")), (Some(0), vec![]), "{backend} with {model}");
+    let passed = ended(&results, "passed");
+    for name in ["opens", "finite", "sums-to-one", "batch", "order", "threads", "hostile", "memory-calls"] {
+        assert!(passed.iter().any(|(passed, _)| passed == name), "{backend} with {model}: {name}");
     }
 }
 
