@@ -67,6 +67,7 @@ fn what_is_no_backend_is_refused() {
     let run = |more: &[&str]| bheval.eval("run", &[&["--tasks", "demo"][..], more].concat());
     run(&["--backend", "./libtext.so"]).refused(2, &["libtext.so is no bheval plugin"]);
     run(&["--backend", "./libnone.so"]).refused(2, &["no backend library at ./libnone.so"]);
+    run(&["--backend", "gpt2"]).refused(2, &["no backend `gpt2`", "--backend transformer"]);
     run(&["--backend", "gru"]).refused(2, &["no backend `gru`", "linked are: hgrn2", "libbheval_gru"]);
     run(&["--backend-sha256", "00ff"])
         .refused(2, &["`hgrn2` is part of bheval", "leave --backend-sha256 out"]);

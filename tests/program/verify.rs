@@ -429,4 +429,5 @@ fn what_can_not_start_is_refused() {
     verify(&bheval, "gru", &golden, &[]).refused(2, &["no backend `gru`"]);
     verify(&bheval, "hgrn2", &golden, &["--only", "fnite"]).refused(2, &["no check `fnite`", "--list"]);
     verify(&bheval, "hgrn2", &golden, &["--tokenizer", "x"]).refused(2, &["leave --tokenizer out"]);
+    verify(&bheval, "hgrn2", &golden, &["--isolate"]).refused(2, &["leave --isolate out"]);
 }

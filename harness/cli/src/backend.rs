@@ -49,6 +49,10 @@ fn source(args: &ModelArgs) -> anyhow::Result<Source> {
             args.model.display(),
             known()?
         ),
+        None if backend_of(name.clone())? != name => bail!(
+            "no backend `{name}`: models of this architecture are opened by --backend {}, or by auto",
+            backend_of(name.clone())?
+        ),
         None => bail!(
             "no backend `{name}`; {}. A plugin would be {} in one of: {}",
             known()?,

@@ -36,6 +36,9 @@ pub(crate) fn run(mut args: VerifyArgs) -> anyhow::Result<Outcome> {
     if model.tokenizer.is_some() {
         bail!("the checks draw token ids at random and read no tokenizer: leave --tokenizer out");
     }
+    if model.isolate {
+        bail!("every check runs in a process of its own as it is: leave --isolate out");
+    }
     match (&args.child, &args.report) {
         (Some(name), Some(report)) => run_child(&model, args.library.as_deref(), checked(name)?, report),
         _ => run_all(&args, &model),
