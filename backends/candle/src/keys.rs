@@ -30,7 +30,11 @@ impl<'a> Keys<'a> {
             Failure::model(format!("{}: not a JSON object: {what}; copy the file again", file.display()))
         };
         match bheval_python_json::parse(&bytes).map_err(|e| wrong(e.to_string()))? {
-            Value::Object(keys) => Ok(Self { file, keys }),
+            Value::Object(keys) => {
+                let keys = Self { file, keys };
+                keys.refuse_foreign_code()?;
+                Ok(keys)
+            }
             other => Err(wrong(format!("it holds {other}"))),
         }
     }
@@ -59,6 +63,37 @@ impl<'a> Keys<'a> {
             Some(found) if found != value => {
                 Err(self.unsupported(&format!("`{key}` is {found}, but only {value} is implemented")))
             }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses what changes a model's arithmetic whatever its architecture.
+    fn refuse_foreign_code(&self) -> Result<(), Failure> {
+        if self.get("quantization_config").is_some() {
+            return Err(self.unsupported(
+                "`quantization_config` asks for weights or activations that are quantised when the model runs, which is not \
+                 implemented; save the model dequantised",
+            ));
+        }
+        let code = |class: &str| self.get("auto_map").is_some_and(|map| map.get(class).is_some());
+        if code("AutoModelForCausalLM") || code("AutoModelForMaskedLM") {
+            return Err(self.unsupported(
+                "`auto_map` says that the model has code of its own, which is not run; if it computes what the architecture of \
+                 `model_type` does, take `auto_map` out of a copy of the file",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Refuses a file in which two names of one number disagree: which of them training used, nobody can tell.
+    ///
+    /// # Errors
+    /// Both names with what they say.
+    pub(crate) fn agree(&self, one: &str, other: &str) -> Result<(), Failure> {
+        match (self.get(one), self.get(other)) {
+            (Some(a), Some(b)) if a != b && (a.as_f64().is_none() || a.as_f64() != b.as_f64()) => Err(self.wrong(&format!(
+                "`{one}` is {a}, but `{other}`, another name of it, is {b}; take out the one that training did not use"
+            ))),
             _ => Ok(()),
         }
     }

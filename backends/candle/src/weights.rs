@@ -13,6 +13,7 @@ use safetensors::Dtype;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+const ADAPTER: &str = "adapter_config.json";
 
 /// A model's opened files.
 pub struct Weights {
@@ -32,6 +33,17 @@ impl Weights {
     pub fn open(path: &Path, dtype: DType) -> Result<Self, Failure> {
         let mut weights =
             Self { shards: vec![], place: BTreeMap::new(), used: BTreeSet::new(), dtype, parameters: 0 };
+        let folder = if path.is_file() { path.parent().unwrap_or(path) } else { path };
+        if folder.join(ADAPTER).exists() {
+            return Err(Failure::new(
+                Status::UNSUPPORTED,
+                format!(
+                    "{}: the weights beside it are the base of an adapter, not the fine-tuned model; merge them in Python \
+                     (`model.merge_and_unload()`, then `save_pretrained`) into a folder of their own",
+                    folder.join(ADAPTER).display()
+                ),
+            ));
+        }
         if path.is_file() {
             weights.add_shard(path.to_owned(), None)?;
         } else if path.join(SINGLE).exists() {
@@ -58,9 +70,10 @@ impl Weights {
             shards.entry(shard).or_default().insert(name);
         }
         for (shard, names) in shards {
-            if !is_plain_file_name(shard) {
+            // Another ending would keep the shard out of what a run's key covers.
+            if !is_plain_file_name(shard) || !shard.ends_with(".safetensors") {
                 return Err(wrong(format!(
-                    "shard {shard:?} is not a plain file name; shards must lie beside their index"
+                    "shard {shard:?} is not a plain file name that ends in .safetensors; shards must lie beside their index"
                 )));
             }
             self.add_shard(folder.join(shard), Some(&names))?;
@@ -144,6 +157,21 @@ impl Weights {
         Ok(tensor)
     }
 
+    /// An embedding that may be tied to the head: some tools keep a shared matrix under the head's name alone.
+    ///
+    /// # Errors
+    /// As [`Weights::tensor`].
+    pub fn embedding(
+        &mut self,
+        name: &str,
+        head: &str,
+        shape: &[usize],
+        tied: bool,
+    ) -> Result<Tensor, Failure> {
+        let alone = tied && self.shape(name).is_none() && self.shape(head).is_some();
+        self.tensor(if alone { head } else { name }, shape)
+    }
+
     /// A matrix that may be tied to `original`: where `tied`, `original` itself, and the file may hold an equal copy of it
     /// under `name`; else the tensor of this name and shape.
     ///
@@ -224,7 +252,8 @@ impl Weights {
     }
 }
 
-fn differ(a: &Tensor, b: &Tensor) -> Result<bool, Failure> {
+/// Whether a value differs in two tensors of one shape.
+pub(crate) fn differ(a: &Tensor, b: &Tensor) -> Result<bool, Failure> {
     let count = || a.ne(b)?.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>();
     Ok(count().map_err(internal)? > 0.0)
 }

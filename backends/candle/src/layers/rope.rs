@@ -36,6 +36,7 @@ impl Frequencies {
     /// # Errors
     /// A scaling that is not implemented, or lacks a number it needs.
     pub(crate) fn read(keys: &Keys<'_>, base: &str, rotated: usize, context: usize) -> Result<Self, Failure> {
+        keys.agree("rope_theta", base)?;
         let new = keys.object("rope_parameters")?;
         let scaling =
             if new.keys.is_empty() { keys.object("rope_scaling")? } else { keys.object("rope_parameters")? };
@@ -47,16 +48,26 @@ impl Frequencies {
             return Err(keys.wrong(&format!("the rotary base is {theta}, but must be above 0")));
         }
         let plain = Self::plain(theta, rotated);
+        if !new.keys.is_empty() && !keys.object("rope_scaling")?.keys.is_empty() {
+            return Err(keys.wrong(
+                "both `rope_parameters` and `rope_scaling` are given; take out the one that is not meant",
+            ));
+        }
+        scaling.agree("rope_type", "type")?;
         let kind = match scaling.text("rope_type")? {
+            Some(kind) => Some(kind),
+            None => scaling.text("type")?,
+        };
+        let kind = match kind {
             Some(kind) => kind,
-            None => scaling.text("type")?.unwrap_or_else(|| "default".to_owned()),
+            None if scaling.keys.keys().all(|k| PLAIN.contains(&k.as_str())) => "default".to_owned(),
+            None => {
+                return Err(
+                    keys.wrong("the rotary scaling has no `rope_type`, so nobody can tell what is meant")
+                );
+            }
         };
-        let need = |key: &str| {
-            let value = scaling.number(key)?;
-            value.filter(|&v| v > 0.0).ok_or_else(|| {
-                keys.wrong(&format!("rotary scaling `{kind}` needs a number above 0 as `{key}`"))
-            })
-        };
+        let need = |key: &str| positive(&scaling, &kind, key);
         match kind.as_str() {
             // `dynamic` changes the frequencies only beyond `max_position_embeddings`, which is where we stop.
             "default" | "dynamic" => Ok(plain),
@@ -79,6 +90,22 @@ impl Frequencies {
             ))),
         }
     }
+}
+
+/// Keys of `rope_parameters` that are no scaling.
+const PLAIN: [&str; 2] = ["rope_theta", "partial_rotary_factor"];
+
+/// A number above 0 that a scaling can't do without.
+fn positive(scaling: &Keys<'_>, kind: &str, key: &str) -> Result<f64, Failure> {
+    let value = scaling.number(key)?;
+    value
+        .filter(|&v| v > 0.0)
+        .ok_or_else(|| scaling.wrong(&format!("rotary scaling `{kind}` needs a number above 0 as `{key}`")))
+}
+
+/// As [`positive`] where the number has a default.
+fn positive_or(scaling: &Keys<'_>, key: &str, default: f64) -> Result<f64, Failure> {
+    if scaling.number(key)?.is_some() { positive(scaling, "yarn", key) } else { Ok(default) }
 }
 
 /// Llama 3's scaling: long waves are stretched, short ones kept, those between blended.
@@ -125,7 +152,10 @@ impl Yarn {
     ) -> Result<Self, Failure> {
         let mscale = |scale: f64, m: f64| if scale <= 1.0 { 1.0 } else { 0.1 * m * scale.ln() + 1.0 };
         let attention = match (
-            scaling.number("attention_factor")?,
+            scaling
+                .number("attention_factor")?
+                .map(|_| positive(scaling, "yarn", "attention_factor"))
+                .transpose()?,
             scaling.number("mscale")?,
             scaling.number("mscale_all_dim")?,
         ) {
@@ -133,13 +163,16 @@ impl Yarn {
             (None, Some(m), Some(all)) if m != 0.0 && all != 0.0 => mscale(factor, m) / mscale(factor, all),
             _ => mscale(factor, 1.0),
         };
+        if theta == 1.0 {
+            return Err(scaling.wrong("rotary scaling `yarn` can't be computed from the base 1"));
+        }
         Ok(Self {
             theta,
             rotated,
             factor,
-            original: scaling.number("original_max_position_embeddings")?.unwrap_or(context as f64),
-            fast: scaling.number("beta_fast")?.unwrap_or(32.0),
-            slow: scaling.number("beta_slow")?.unwrap_or(1.0),
+            original: positive_or(scaling, "original_max_position_embeddings", context as f64)?,
+            fast: positive_or(scaling, "beta_fast", 32.0)?,
+            slow: positive_or(scaling, "beta_slow", 1.0)?,
             truncate: scaling.switch("truncate", true)?,
             attention,
         })
@@ -249,9 +282,15 @@ mod tests {
 
     #[test]
     fn unknown_or_incomplete_scalings_are_refused() {
-        for (scaling, essential) in
-            [(json!({"type": "longrope"}), "longrope"), (json!({"type": "linear"}), "factor")]
-        {
+        for (scaling, essential) in [
+            (json!({"type": "longrope"}), "longrope"),
+            (json!({"type": "linear"}), "factor"),
+            (json!({"factor": 8.0}), "no `rope_type`"),
+            (json!({"type": "linear", "rope_type": "default", "factor": 2.0}), "another name"),
+            (json!({"type": "yarn", "factor": 2.0, "beta_fast": -1}), "beta_fast"),
+            (json!({"type": "yarn", "factor": 2.0, "attention_factor": -3}), "attention_factor"),
+            (json!({"type": "yarn", "factor": 2.0, "original_max_position_embeddings": 0}), "original_max"),
+        ] {
             let failure = read(json!({"rope_scaling": scaling}), 4).expect_err(essential);
             assert!(
                 failure.text.contains(essential) && failure.text.contains("m/config.json"),
@@ -259,6 +298,17 @@ mod tests {
                 failure.text
             );
         }
+    }
+
+    #[test]
+    fn names_that_disagree_are_refused() {
+        for keys in [
+            json!({"rope_theta": 10000.0, "rotary_emb_base": 500}),
+            json!({"rope_parameters": {"rope_theta": 500.0}, "rope_scaling": {"type": "linear", "factor": 2.0}}),
+        ] {
+            assert!(read(keys, 4).is_err_and(|f| f.text.contains("take out the one")));
+        }
+        assert!(read(json!({"rope_theta": 10000.0, "rotary_emb_base": 10000}), 4).is_ok());
     }
 
     #[test]

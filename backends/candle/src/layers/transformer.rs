@@ -20,6 +20,8 @@ use crate::ops::forest::Walk;
 use crate::room;
 use crate::scorer::{BLOCK_ROWS, Network};
 
+/// Rows that a row is planned to see: a model may promise more positions than any text has.
+const LONGEST_PLANNED: usize = 1 << 16;
 /// Rows whose attention one thread takes at a time.
 const ATTENTION_ROWS: usize = 16;
 
@@ -328,7 +330,7 @@ impl Transformer {
     fn scratch(&self) -> u64 {
         let inner = self.blocks.iter().map(|b| b.mlp.inner().max(b.qkv.out())).max().unwrap_or(0);
         let embedding = self.embedding.width.max(self.width);
-        (4 * BLOCK_ROWS * (2 * embedding + 2 * inner) + 8 * self.context) as u64
+        (4 * BLOCK_ROWS * (2 * embedding + 2 * inner) + 8 * self.context.min(LONGEST_PLANNED)) as u64
     }
 }
 

@@ -12,7 +12,7 @@ use crate::layers::mlp::Mlp;
 use crate::layers::norm::Norm;
 use crate::layers::transformer::{Arrangement, Block, Embedding, Finish, Transformer};
 use crate::ops::attention::Heads;
-use crate::weights::{Weights, floats};
+use crate::weights::{Weights, differ, floats};
 
 /// Where the two differ: names, and the first position.
 struct Names {
@@ -20,6 +20,7 @@ struct Names {
     head_dense: &'static str,
     head_norm: &'static str,
     decoder: &'static str,
+    decoder_bias: &'static str,
     head_bias: &'static str,
 }
 
@@ -28,6 +29,7 @@ const BERT: Names = Names {
     head_dense: "cls.predictions.transform.dense",
     head_norm: "cls.predictions.transform.LayerNorm",
     decoder: "cls.predictions.decoder.weight",
+    decoder_bias: "cls.predictions.decoder.bias",
     head_bias: "cls.predictions.bias",
 };
 
@@ -36,6 +38,7 @@ const ROBERTA: Names = Names {
     head_dense: "lm_head.dense",
     head_norm: "lm_head.layer_norm",
     decoder: "lm_head.decoder.weight",
+    decoder_bias: "lm_head.decoder.bias",
     head_bias: "lm_head.bias",
 };
 
@@ -95,16 +98,26 @@ impl Config {
 /// What the configuration or the tensors lack, or hold beyond what is implemented.
 pub(crate) fn load(keys: &Keys<'_>, weights: &mut Weights) -> Result<Transformer, Failure> {
     let c = Config::read(keys)?;
-    let tokens = weights
-        .tensor(&format!("{}.embeddings.word_embeddings.weight", c.names.body), &[c.vocab, c.width])?;
+    let name = format!("{}.embeddings.word_embeddings.weight", c.names.body);
+    let tokens = weights.embedding(&name, c.names.decoder, &[c.vocab, c.width], c.tied)?;
     let embedding = embedding(&c, &tokens, weights)?;
     let blocks = (0..c.layers).map(|l| block(&c, l, weights)).collect::<Result<_, _>>()?;
     let dense = Linear::load(weights, &[c.names.head_dense.to_owned()], (c.width, c.width), true)?;
     let norm = Norm::layer(weights, c.names.head_norm, c.width, c.eps)?;
     let decoder = weights.tied(c.names.decoder, &[c.vocab, c.width], c.tied, &tokens)?;
-    let bias = floats(&weights.tensor(c.names.head_bias, &[c.vocab])?)?;
-    // The pooler and the next-sentence head are for other tasks; a decoder's bias is the head's bias again.
-    weights.all_used(&["pooler.", "cls.seq_relationship.", "position_ids", "decoder.bias"])?;
+    let bias = weights.tensor(c.names.head_bias, &[c.vocab])?;
+    // The decoder's bias is the head's bias again; where they were torn apart, nobody can tell which one counts.
+    if weights.shape(c.names.decoder_bias).is_some()
+        && differ(&weights.duplicate(c.names.decoder_bias, &[c.vocab])?, &bias)?
+    {
+        let (one, other) = (c.names.head_bias, c.names.decoder_bias);
+        return Err(keys.wrong(&format!(
+            "the tensors `{one}` and `{other}` are one bias under two names, but differ; load and save the model again with \
+             transformers, which decides for one of them"
+        )));
+    }
+    // The pooler and the next-sentence head are for other tasks.
+    weights.all_used(&["pooler.", "cls.seq_relationship.", "position_ids"])?;
     Ok(Transformer {
         width: c.width,
         context: c.positions - c.first,
@@ -114,7 +127,7 @@ pub(crate) fn load(keys: &Keys<'_>, weights: &mut Weights) -> Result<Transformer
         heads: c.heads,
         rope: None,
         finish: Finish { dense: Some((dense, c.head_activation)), norm: Some(norm), project: None },
-        head: Head { bias: Some(bias), ..Head::new(c.width, &floats(&decoder)?) },
+        head: Head { bias: Some(floats(&bias)?), ..Head::new(c.width, &floats(&decoder)?) },
     })
 }
 

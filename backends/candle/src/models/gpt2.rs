@@ -33,6 +33,12 @@ struct Config {
 impl Config {
     fn read(keys: &Keys<'_>) -> Result<Self, Failure> {
         keys.only("add_cross_attention", &json!(false))?;
+        // transformers takes either name, and lets one win silently.
+        for (own, general) in
+            [("n_embd", "hidden_size"), ("n_head", "num_attention_heads"), ("n_layer", "num_hidden_layers")]
+        {
+            keys.agree(own, general)?;
+        }
         let width = keys.required("n_embd")?;
         let context = keys.size("n_positions")?.map_or_else(|| keys.required("n_ctx"), Ok)?;
         Ok(Self {
@@ -63,8 +69,9 @@ impl Config {
 pub(crate) fn load(keys: &Keys<'_>, weights: &mut Weights) -> Result<Transformer, Failure> {
     let c = Config::read(keys)?;
     // Files of the bare model, and old ones, lack the prefix.
-    let prefix = if weights.shape("wte.weight").is_some() { "" } else { "transformer." };
-    let embedding = weights.tensor(&format!("{prefix}wte.weight"), &[c.vocab, c.width])?;
+    let prefix = if weights.shape("wpe.weight").is_some() { "" } else { "transformer." };
+    let embedding =
+        weights.embedding(&format!("{prefix}wte.weight"), "lm_head.weight", &[c.vocab, c.width], c.tied)?;
     let positions = floats(&weights.tensor(&format!("{prefix}wpe.weight"), &[c.context, c.width])?)?;
     let blocks =
         (0..c.layers).map(|l| block(&c, &format!("{prefix}h.{l}"), l, weights)).collect::<Result<_, _>>()?;

@@ -56,6 +56,7 @@ impl Config {
 
 /// How many channels of a head are rotated.
 fn rotated(keys: &Keys<'_>, dim: usize) -> Result<usize, Failure> {
+    keys.agree("rotary_pct", "partial_rotary_factor")?;
     let new = keys.object("rope_parameters")?.number("partial_rotary_factor")?;
     let old = new.map_or_else(|| keys.number("rotary_pct"), |part| Ok(Some(part)))?;
     let part =

@@ -35,6 +35,11 @@ impl Config {
             return Err(keys.unsupported("`hidden_act` is not silu, which is what is implemented for llama"));
         }
         keys.only("sliding_window", &json!(null))?;
+        for keys in [keys, &keys.object("rope_parameters")?] {
+            if keys.number("partial_rotary_factor")?.is_some_and(|part| part != 1.0) {
+                return Err(keys.unsupported("`partial_rotary_factor` is not 1, which llama can't run with"));
+            }
+        }
         let (width, context) =
             (keys.required("hidden_size")?, keys.size("max_position_embeddings")?.unwrap_or(2048));
         let dim = keys.size("head_dim")?;
@@ -66,7 +71,8 @@ impl Config {
 /// What the configuration or the tensors lack, or hold beyond what is implemented.
 pub(crate) fn load(keys: &Keys<'_>, weights: &mut Weights) -> Result<Transformer, Failure> {
     let c = Config::read(keys)?;
-    let embedding = weights.tensor("model.embed_tokens.weight", &[c.vocab, c.width])?;
+    let embedding =
+        weights.embedding("model.embed_tokens.weight", "lm_head.weight", &[c.vocab, c.width], c.tied)?;
     let blocks = (0..c.layers).map(|l| block(&c, l, weights)).collect::<Result<_, _>>()?;
     let norm = Norm::rms(weights, "model.norm", c.width, c.eps)?;
     let head = weights.tied("lm_head.weight", &[c.vocab, c.width], c.tied, &embedding)?;

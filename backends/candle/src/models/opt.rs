@@ -64,9 +64,10 @@ impl Config {
 pub(crate) fn load(keys: &Keys<'_>, weights: &mut Weights) -> Result<Transformer, Failure> {
     let c = Config::read(keys)?;
     let prefix =
-        if weights.shape("decoder.embed_tokens.weight").is_some() { "decoder" } else { "model.decoder" };
+        if weights.shape("decoder.embed_positions.weight").is_some() { "decoder" } else { "model.decoder" };
     let name = |part: &str| format!("{prefix}.{part}");
-    let tokens = weights.tensor(&name("embed_tokens.weight"), &[c.vocab, c.embedding])?;
+    let tokens =
+        weights.embedding(&name("embed_tokens.weight"), "lm_head.weight", &[c.vocab, c.embedding], c.tied)?;
     let rows = c.context + FIRST_POSITION;
     let positions = floats(&weights.tensor(&name("embed_positions.weight"), &[rows, c.width])?)?;
     let narrow = c.embedding != c.width;

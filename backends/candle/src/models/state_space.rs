@@ -28,9 +28,10 @@ pub(crate) struct Frame {
     pub(crate) tied_by: &'static str,
 }
 
-/// Whether the keys are those of the original package.
+/// Whether the keys are those of the original package. Conversions of its files kept them beside those of transformers, which
+/// reads its own alone.
 pub(crate) fn is_original(keys: &Keys<'_>) -> bool {
-    keys.get("d_model").is_some()
+    keys.get("d_model").is_some() && keys.get("hidden_size").is_none()
 }
 
 /// The architecture: `model_type`, or in the original package's keys the layer.
