@@ -29,10 +29,8 @@ impl LanguageModel for Fake {
         match &*path {
             "crash" => segmentation_fault(),
             "no" => return Err(Failure::model("there is no model here")),
-            path if path.ends_with("opens-once") => {
-                if std::fs::File::create_new(path).is_err() {
-                    segmentation_fault();
-                }
+            path if path.ends_with("opens-once") && std::fs::File::create_new(path).is_err() => {
+                segmentation_fault();
             }
             _ => {}
         }
