@@ -271,7 +271,7 @@ fn files_that_change_under_a_crash_end_the_run_before_anything_of_theirs_is_kept
     // Whole batches were kept, up to the one with the crash.
     let kept = crashing.bheval.read("run/records.jsonl");
     let of_whole = crashing.bheval.read("whole/records.jsonl");
-    assert!(kept.lines().count() % 4 == 0 && of_whole.starts_with(&kept), "{kept}");
+    assert!(kept.lines().count().is_multiple_of(4) && of_whole.starts_with(&kept), "{kept}");
     eval("run", "", &more).refused(2, &["run holds another run", "the model: "]);
     std::fs::remove_file(&once).expect("it was there");
     eval("run", "", &more).done();
