@@ -231,8 +231,62 @@ fn a_backend_that_dies_on_everything_ends_the_run_with_a_reason() {
     let crashing = Crashing::new();
     // Token 1 is BOS, which leads every sentence.
     let ran = crashing.eval("run", "segv 1", &["--isolate"]);
-    ran.refused(1, &["128 calls in a row ended so", "SIGSEGV"]);
+    ran.refused(1, &["128 calls in a row ended so", "SIGSEGV", "worker died 128 times"]);
     assert!(!crashing.bheval.path("run/results.json").exists());
+    // What it held is named all the same, and the session is logged.
+    crashing.whole();
+    let items = table(&crashing.bheval.read(&format!("whole/items/{TASK}.csv")));
+    let held =
+        ran.stderr.lines().find(|l| l.starts_with("warning: crashing: its worker")).expect("a warning");
+    let named = held.rsplit_once(" sentences, of ").expect("items are named").1;
+    let named: Vec<&str> = named.split(", ").collect();
+    let (&last, ids) = named.split_last().expect("a name");
+    assert!(last == "others" && ids.len() == 3 && ids.iter().all(|id| items.contains_key(*id)), "{held}");
+    let sessions = crashing.bheval.read("run/sessions.jsonl");
+    let session = json_line(&sessions);
+    assert_eq!((sessions.lines().count(), &session["crashes"]), (1, &128.into()), "{session}");
+}
+
+/// The fault comes once, and leaves a file in the model's folder: to a plugin that is another model, which the next worker
+/// opens.
+#[test]
+fn files_that_change_under_a_crash_end_the_run_before_anything_of_theirs_is_kept() {
+    let crashing = Crashing::new();
+    let (token, culprits) = rare_token();
+    let copy = crashing.bheval.copy_of("hgrn2");
+    let once = copy.join("once");
+    let (copy, plugin) = (copy.to_str().expect("UTF-8"), crashing.plugin.to_str().expect("UTF-8"));
+    let eval = |run: &str, fault: &str, more: &[&str]| {
+        let mut command = crashing.bheval.command();
+        command.args(["--model", copy, "--backend", plugin, "--tasks", TASK, "--run-dir", run]);
+        ran(&command.env("CRASHING", fault).args(more).output().expect("starts"))
+    };
+    eval("whole", "", &[]).done();
+    let more = ["--isolate", "--batch-size", "4"];
+    let ended = eval("run", &format!("once {token} {}", once.display()), &more);
+    ended.refused(1, &["the model's files changed during the run", "--fresh", "SIGSEGV", "worker died once"]);
+    let held = ended.stderr.lines().find(|l| l.contains("it held 4 sentences, of ")).unwrap_or_default();
+    assert!(culprits.iter().any(|id| held.contains(id)), "{culprits:?}\n{}", ended.stderr);
+    assert!(!crashing.bheval.path("run/results.json").exists());
+    // Whole batches were kept, up to the one with the crash.
+    let kept = crashing.bheval.read("run/records.jsonl");
+    let of_whole = crashing.bheval.read("whole/records.jsonl");
+    assert!(kept.lines().count().is_multiple_of(4) && of_whole.starts_with(&kept), "{kept}");
+    eval("run", "", &more).refused(2, &["run holds another run", "the model: "]);
+    std::fs::remove_file(&once).expect("it was there");
+    eval("run", "", &more).done();
+    crashing.same_as_whole("run");
+}
+
+#[test]
+fn a_worker_tells_that_its_backend_reads_no_masked_models() {
+    let crashing = Crashing::new();
+    let launch = bheval_host::Launch::new(env!("CARGO_BIN_EXE_bheval").into(), &["worker"]);
+    let source = bheval_host::Source::File { path: crashing.plugin.clone(), pin: None };
+    let causal = bheval_host::Library::isolated(&launch, &source).expect("a worker");
+    assert!(causal.is_isolated() && !causal.reads_masked());
+    let source = bheval_host::Source::Linked("transformer".into());
+    assert!(bheval_host::Library::isolated(&launch, &source).expect("a worker").reads_masked());
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! Backends from files.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::kit::{Bheval, json, model};
+use bheval_tests::plugins::compiled_from;
+
+use crate::kit::{Bheval, Ran, json, model, ran};
 
 /// The bundled backend as a library of its own, which `cargo test` builds as an example.
 fn plugin() -> PathBuf {
@@ -107,6 +109,45 @@ fn plugins_are_found_beside_the_binary_and_in_the_users_folder() {
         ];
         crate::kit::ran(&command.args(args).output().expect("starts")).done();
     }
+}
+
+/// The template in C with a copy of its model, which has no config.json and no weights that bheval knows.
+fn template(bheval: &Bheval) -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../backends/example-c");
+    for file in ["counts.txt", "tokenizer.json", "special_tokens_map.json"] {
+        bheval
+            .write(&format!("model/{file}"), std::fs::read(folder.join("model").join(file)).expect("there"));
+    }
+    compiled_from(&bheval.path(""), "mine", &folder.join("mine.c"))
+}
+
+#[test]
+fn a_run_of_the_template_ends_where_its_own_files_are_others() {
+    let bheval = Bheval::new();
+    let plugin = template(&bheval);
+    let eval = |run: &str, more: &[&str]| -> Ran {
+        let mut command = bheval.command();
+        command.args(["--model", "model", "--tasks", "demo", "--run-dir", run, "--backend"]);
+        ran(&command.arg(&plugin).args(more).output().expect("starts"))
+    };
+    let isolated: &[&str] = if cfg!(unix) { &["--isolate"] } else { &[] };
+    // A run's folder in the model's is no part of the model.
+    for run in ["run", "model/runs/run"] {
+        eval(run, &[]).done();
+        let again = eval(run, isolated).done();
+        assert!(again.stderr.contains("sentences were found scored in the run's folder"), "{}", again.stderr);
+    }
+    let results = bheval.read("run/results.json");
+    let counts = bheval.read("model/counts.txt");
+    let last = counts.trim_end().rsplit_once(char::is_whitespace).expect("a count").0;
+    bheval.write("model/counts.txt", format!("{last} 1000\n"));
+    for more in [&[], isolated] {
+        eval("run", more).refused(2, &["run holds another run", "the model: ", "--fresh"]);
+    }
+    eval("run", &["--fresh"]).done();
+    assert_ne!(bheval.read("run/results.json"), results);
+    bheval.write("model/deep/er/table.bin", "more");
+    eval("run", &[]).refused(2, &["run holds another run", "the model: "]);
 }
 
 /// The plugin panics at token 13; what was scored before that is kept, and the process ends in order.

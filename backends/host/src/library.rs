@@ -61,8 +61,8 @@ struct Inner {
 enum Code {
     /// In this process.
     Here(Table),
-    /// In a process of its own.
-    Worker(Box<Workers>),
+    /// In a process of its own, which told whether it scores masked models.
+    Worker { workers: Box<Workers>, masked: bool },
 }
 
 #[derive(Debug)]
@@ -171,8 +171,9 @@ impl Library {
                 (source, Origin::File { path, sha256 })
             }
         };
-        let (workers, Loaded { name, version, features }) = Workers::start(launch, source)?;
-        let inner = Inner { code: Code::Worker(Box::new(workers)), name, version, features, origin };
+        let (workers, Loaded { name, version, features, masked }) = Workers::start(launch, source)?;
+        let code = Code::Worker { workers: Box::new(workers), masked };
+        let inner = Inner { code, name, version, features, origin };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -219,7 +220,7 @@ impl Library {
         match &self.inner.code {
             // SAFETY: checked to be whole when opened, and never unmapped.
             Code::Here(Table(table)) => Some(unsafe { &**table }),
-            Code::Worker(_) => None,
+            Code::Worker { .. } => None,
         }
     }
 
@@ -227,14 +228,17 @@ impl Library {
     pub(crate) fn workers(&self) -> Option<&Workers> {
         match &self.inner.code {
             Code::Here(_) => None,
-            Code::Worker(workers) => Some(workers),
+            Code::Worker { workers, .. } => Some(workers),
         }
     }
 
-    /// Whether it scores masked models. Of a worker that is not known before it is asked; it refuses in words then.
+    /// Whether it scores masked models.
     #[must_use]
     pub fn reads_masked(&self) -> bool {
-        self.is_isolated() || self.extension(MASKED_EXTENSION).is_some()
+        match &self.inner.code {
+            Code::Here(_) => self.extension(MASKED_EXTENSION).is_some(),
+            Code::Worker { masked, .. } => *masked,
+        }
     }
 
     /// The table of an optional ability, typed by the caller as the id demands.

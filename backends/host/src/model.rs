@@ -72,7 +72,7 @@ pub enum Route {
 pub struct Scored {
     /// `ln p(token | path above)` in nats for wanted nodes, NaN elsewhere; as long as the forest.
     pub log_prob: Vec<f32>,
-    /// Nodes that were run through the network.
+    /// Nodes that were run through the network: at most those of the calls that were made.
     pub fed: u64,
 }
 
@@ -89,6 +89,11 @@ pub(crate) trait Opened: fmt::Debug + Send {
 
     /// How often its process died.
     fn crashes(&self) -> u64 {
+        0
+    }
+
+    /// How often it was opened again in another process.
+    fn reopened(&self) -> u64 {
         0
     }
 
@@ -138,6 +143,13 @@ impl Model {
         self.opened.crashes()
     }
 
+    /// How often the model of an isolated backend was opened again in a new worker. Its files were read again then, and may
+    /// be others than before; 0 without a worker.
+    #[must_use]
+    pub fn reopened(&self) -> u64 {
+        self.opened.reopened()
+    }
+
     /// Notes that this backend has scored with this model before. The worker of an isolated one may then die more often
     /// in a row before [`Error::is_crash`] says that asking again makes no sense.
     pub fn trust(&mut self) {
@@ -147,14 +159,29 @@ impl Model {
     /// Log-probabilities of the wanted nodes.
     ///
     /// # Errors
-    /// What the backend refuses, and any value that is not finite or above 0: a score is right or there is none.
+    /// What the backend refuses, any value that is not finite or above 0 (a score is right or there is none), and more
+    /// nodes run than there are.
     pub fn score(&mut self, forest: &Forest, route: Route) -> Result<Scored, Error> {
         let scored = match route {
-            Route::Forest if self.library.takes_forests() => self.opened.score(forest)?,
+            Route::Forest if self.library.takes_forests() => self.ask(forest)?,
             Route::Forest | Route::Flat => self.score_flat(forest)?,
         };
         self.check(forest, &scored)?;
         Ok(scored)
+    }
+
+    /// Asks the backend, and counts what it says that it ran: no node is run twice in a call.
+    fn ask(&mut self, forest: &Forest) -> Result<Scored, Error> {
+        let scored = self.opened.score(forest)?;
+        self.check_fed(scored.fed, forest.len(), "nodes")?;
+        Ok(scored)
+    }
+
+    fn check_fed(&self, fed: u64, sent: usize, what: &str) -> Result<(), Error> {
+        if fed > sent as u64 {
+            return Err(bad_answer(&self.library, &format!("`fed` is {fed} after a call of {sent} {what}")));
+        }
+        Ok(())
     }
 
     fn score_flat(&mut self, forest: &Forest) -> Result<Scored, Error> {
@@ -163,7 +190,7 @@ impl Model {
             .map_err(|failure| refused(&self.library, "score", failure.status, failure.text))?;
         let mut all = Scored { log_prob: vec![f32::NAN; forest.len()], fed: 0 };
         for flat in flatten(forest, self.info.nodes) {
-            let part = self.opened.score(&flat.chains)?;
+            let part = self.ask(&flat.chains)?;
             for (&value, origin) in part.log_prob.iter().zip(&flat.origin) {
                 if let Some(node) = origin {
                     all.log_prob[*node as usize] = value;
@@ -188,10 +215,11 @@ impl Model {
     /// `ln p(target | sequence)` in nats, one for each question, in their order.
     ///
     /// # Errors
-    /// [`Status::UNSUPPORTED`] where the backend reads no masked models, what it refuses, and any value that is not
-    /// finite or above 0.
+    /// [`Status::UNSUPPORTED`] where the backend reads no masked models, what it refuses, any value that is not finite or
+    /// above 0, and more tokens run than there are.
     pub fn score_masked(&mut self, batch: &MaskedBatch) -> Result<Scored, Error> {
         let scored = self.opened.score_masked(batch)?;
+        self.check_fed(scored.fed, batch.tokens(), "tokens")?;
         match scored.log_prob.iter().position(|&value| !is_log_prob(value)) {
             None => Ok(scored),
             Some(q) => Err(bad_answer(

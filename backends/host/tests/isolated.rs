@@ -61,11 +61,12 @@ fn an_isolated_backend_describes_itself_as_a_linked_one() {
             library.name().to_owned(),
             library.version().to_owned(),
             library.takes_forests(),
+            library.reads_masked(),
             library.origin().clone(),
         )
     };
     assert_eq!(of(&there), of(&here));
-    assert_eq!(of(&there), ("fake".to_owned(), "3".to_owned(), true, Origin::Linked));
+    assert_eq!(of(&there), ("fake".to_owned(), "3".to_owned(), true, true, Origin::Linked));
 }
 
 #[test]
@@ -124,6 +125,43 @@ fn refusals_are_the_same_words_and_cost_no_worker() {
         refused.contains("fake could not open the model") && refused.contains("no model here"),
         "{refused}"
     );
+}
+
+#[test]
+fn more_that_is_fed_than_was_sent_is_no_answer() {
+    let (there, here) = both("model");
+    for mut model in [there, here] {
+        let mut forest = sentence(&[1, 2, 3]);
+        forest.insert(&[1, 674], &[false, true]);
+        for route in [Route::Forest, Route::Flat] {
+            let error = model.score(&sentence(&[1, 673]), route).expect_err("one too many");
+            assert!(matches!(error, Error::BadAnswer { .. }) && error.is_about_input(), "{error}");
+            assert!(error.to_string().contains("`fed` is 3 after a call of 2 nodes"), "{error}");
+            let error = model.score(&forest, route).expect_err("more than there are in the world");
+            assert!(matches!(error, Error::BadAnswer { .. }), "{error}");
+            assert_eq!(model.score(&sentence(&[1, 2, 3]), route).expect("scores").fed, 3);
+        }
+    }
+    let (there, here) = both("masked");
+    for mut model in [there, here] {
+        let mut batch = MaskedBatch::new();
+        batch.push(&[1, 673, 4], &[(2, 5)]);
+        let error = model.score_masked(&batch).expect_err("one too many");
+        assert!(error.to_string().contains("`fed` is 4 after a call of 3 tokens"), "{error}");
+    }
+}
+
+/// A model that opens once and faults whenever it is opened again: every attempt is a death that counts.
+#[test]
+fn attempts_to_open_a_model_again_are_counted_to_the_last_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("opens-once");
+    let mut model = open(&isolated(), path.to_str().expect("UTF-8")).expect("opens");
+    assert!(model.score(&sentence(&[1, 666]), Route::Forest).expect_err("it dies").is_crash());
+    assert_eq!((model.crashes(), model.reopened()), (1, 0));
+    let error = model.score(&sentence(&[1, 2]), Route::Forest).expect_err("no new worker").to_string();
+    assert!(error.contains("could not be started anew"), "{error}");
+    assert_eq!((model.crashes(), model.reopened()), (4, 0));
 }
 
 #[test]

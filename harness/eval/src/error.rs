@@ -90,6 +90,18 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// What lies below the model's folder can't be told apart from other files, as a plugin's run must be.
+    Uncounted {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The model's files are others than those the run began with.
+    ModelChanged {
+        /// The file or folder.
+        path: PathBuf,
+    },
     /// A file of the run can't be written or read.
     File {
         /// The file.
@@ -175,6 +187,19 @@ impl fmt::Display for Error {
             Error::Model { path, reason } => {
                 write!(f, "{}: {reason}; --model takes a folder with config.json and weights", path.display())
             }
+            Error::Uncounted { path, reason } => write!(
+                f,
+                "{}: {reason}; a plugin may read whatever lies in its model's folder, so all of it names the run: mend that \
+                 or move it out of the folder",
+                path.display()
+            ),
+            Error::ModelChanged { path } => write!(
+                f,
+                "{}: the model's files changed during the run; its worker died, and the next one may have read other files \
+                 than the run began with, so what it scored last was not kept. Put the old files back and run the same \
+                 command again, or score the new ones with --fresh or another --run-dir",
+                path.display()
+            ),
             Error::File { path, action, source } => {
                 write!(f, "could not {action} {}: {source}; {}", path.display(), advice(source))
             }

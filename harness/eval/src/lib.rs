@@ -27,6 +27,6 @@ pub use outcome::ItemOutcome;
 pub use plan::{Identity, Plan, Planned, Request as PlanRequest, TaskPlan};
 pub use questions::Questions;
 pub use report::{items_csv, results_json};
-pub use runner::{Finished, Progress, Session, run};
+pub use runner::{Ended, Finished, Progress, Session, run};
 pub use store::{Record, Store};
 pub use summary::{Average, MetricSummary, SubsetSummary, Summary, TaskSummary, summarise};

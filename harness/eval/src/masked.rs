@@ -43,14 +43,17 @@ impl Ask for MaskedRequest {
 /// # Errors
 /// What the backend refuses.
 pub(crate) fn log_probs(model: &mut Model, batch: &[&MaskedRequest]) -> Result<(Vec<Vec<f32>>, u64), Error> {
-    let (sequences, places) = gather(batch);
+    let mut terms: Vec<Vec<f32>> = batch.iter().map(|r| Vec::with_capacity(r.copies.len())).collect();
     let nodes = model.info().nodes;
-    let (mut values, mut fed) = (Vec::with_capacity(sequences.len()), 0);
-    for chunk in chunks(&sequences, nodes) {
-        fed += score(model, chunk, &mut values)?;
-    }
-    let of = |places: Vec<Place>| places.into_iter().map(|p| values[p.sequence][p.question]).collect();
-    Ok((places.into_iter().map(of).collect(), fed))
+    let fed = in_chunks(batch, nodes, |chunk| {
+        let mut values = Vec::with_capacity(chunk.sequences.len());
+        let fed = score(model, &chunk.sequences, &mut values)?;
+        for Place { request, sequence, question } in chunk.places {
+            terms[request].push(values[sequence][question]);
+        }
+        Ok(fed)
+    })?;
+    Ok((terms, fed))
 }
 
 /// A sequence with hidden tokens and what is asked about it.
@@ -60,48 +63,64 @@ struct Sequence {
     questions: Vec<(usize, u32)>,
 }
 
-/// Where the answer for a copy is found.
+/// Where the answer for a request's next copy is found.
 struct Place {
+    request: usize,
     sequence: usize,
     question: usize,
 }
 
-/// The distinct sequences of a batch, and for each request the places of its copies.
-fn gather(batch: &[&MaskedRequest]) -> (Vec<Sequence>, Vec<Vec<Place>>) {
-    let mut sequences: Vec<Sequence> = Vec::new();
-    let mut known: HashMap<Vec<u32>, usize> = HashMap::new();
-    let mut place = |request: &MaskedRequest, copy| {
-        let ids = request.hidden(copy);
-        let question = (copy.read as usize, request.ids[copy.target as usize]);
-        let sequence = *known.entry(ids).or_insert_with_key(|ids| {
-            sequences.push(Sequence { ids: ids.clone(), questions: Vec::new() });
-            sequences.len() - 1
+/// Distinct sequences that go to the backend together, and the places of the copies that they stand for, in their order.
+#[derive(Default)]
+struct Chunk {
+    sequences: Vec<Sequence>,
+    known: HashMap<Vec<u32>, usize>,
+    places: Vec<Place>,
+    tokens: usize,
+}
+
+impl Chunk {
+    /// Whether a sequence has its place among at most `nodes` tokens. One that is longer stands alone.
+    fn takes(&self, ids: &[u32], nodes: usize) -> bool {
+        self.sequences.is_empty() || self.known.contains_key(ids) || self.tokens + ids.len() <= nodes
+    }
+
+    fn add(&mut self, request: usize, ids: Vec<u32>, question: (usize, u32)) {
+        let sequence = *self.known.entry(ids).or_insert_with_key(|ids| {
+            self.tokens += ids.len();
+            self.sequences.push(Sequence { ids: ids.clone(), questions: Vec::new() });
+            self.sequences.len() - 1
         });
-        let asked = &mut sequences[sequence].questions;
+        let asked = &mut self.sequences[sequence].questions;
         let at = asked.iter().position(|&q| q == question).unwrap_or_else(|| {
             asked.push(question);
             asked.len() - 1
         });
-        Place { sequence, question: at }
-    };
-    let places = batch.iter().map(|r| r.copies.iter().map(|&copy| place(r, copy)).collect()).collect();
-    (sequences, places)
+        self.places.push(Place { request, sequence, question: at });
+    }
 }
 
-/// Neighbouring sequences that have at most `nodes` tokens together; a longer one stands alone.
-fn chunks(sequences: &[Sequence], nodes: usize) -> Vec<&[Sequence]> {
-    let (mut chunks, mut first, mut load) = (Vec::new(), 0, 0);
-    for (at, sequence) in sequences.iter().enumerate() {
-        if at > first && load + sequence.ids.len() > nodes {
-            chunks.push(&sequences[first..at]);
-            (first, load) = (at, 0);
+/// Hands a batch's copies to `score` chunk by chunk; returns the sum of what it returns. No more than one chunk is held:
+/// all copies of a text of n tokens have n squared.
+fn in_chunks(
+    batch: &[&MaskedRequest],
+    nodes: usize,
+    mut score: impl FnMut(Chunk) -> Result<u64, Error>,
+) -> Result<u64, Error> {
+    let (mut chunk, mut fed) = (Chunk::default(), 0);
+    for (index, request) in batch.iter().enumerate() {
+        for &copy in &request.copies {
+            let ids = request.hidden(copy);
+            if !chunk.takes(&ids, nodes) {
+                fed += score(std::mem::take(&mut chunk))?;
+            }
+            chunk.add(index, ids, (copy.read as usize, request.ids[copy.target as usize]));
         }
-        load += sequence.ids.len();
     }
-    if first < sequences.len() {
-        chunks.push(&sequences[first..]);
+    if !chunk.sequences.is_empty() {
+        fed += score(chunk)?;
     }
-    chunks
+    Ok(fed)
 }
 
 /// Scores sequences, in halves where they are too many for the backend, and appends one list of values for each.
@@ -137,24 +156,61 @@ mod tests {
         MaskedRequest { ids: ids.to_vec(), mask: 4, copies: (1..ids.len() - 1).map(copy).collect() }
     }
 
+    fn chunks(batch: &[&MaskedRequest], nodes: usize) -> Vec<Chunk> {
+        let mut chunks = Vec::new();
+        let keep = |chunk| {
+            chunks.push(chunk);
+            Ok(1)
+        };
+        let sum = in_chunks(batch, nodes, keep).expect("nothing fails");
+        assert_eq!(sum, chunks.len() as u64);
+        chunks
+    }
+
     #[test]
     fn a_pair_that_differs_in_one_word_shares_the_copy_in_which_it_is_hidden() {
         let (good, bad) = (request(&[2, 10, 11, 12, 3]), request(&[2, 10, 13, 12, 3]));
-        let (sequences, places) = gather(&[&good, &bad]);
+        let chunks = chunks(&[&good, &bad], 1000);
+        let [Chunk { sequences, places, .. }] = &chunks[..] else { panic!("{} chunks", chunks.len()) };
         assert_eq!(sequences.len(), 5);
         assert_eq!(sequences[1].ids, [2, 10, 4, 12, 3]);
         assert_eq!(sequences[1].questions, [(2, 11), (2, 13)]);
-        let of_bad: Vec<_> = places[1].iter().map(|p| (p.sequence, p.question)).collect();
-        assert_eq!(of_bad, [(3, 0), (1, 1), (4, 0)]);
+        let of_bad = places.iter().filter(|p| p.request == 1).map(|p| (p.sequence, p.question));
+        assert_eq!(of_bad.collect::<Vec<_>>(), [(3, 0), (1, 1), (4, 0)]);
     }
 
     #[test]
     fn chunks_keep_to_their_size_but_never_cut_a_sequence() {
-        let (sequences, _) = gather(&[&request(&[2, 10, 11, 12, 13, 3])]);
-        let sizes = |nodes: usize| chunks(&sequences, nodes).iter().map(|c| c.len()).collect::<Vec<_>>();
+        let request = request(&[2, 10, 11, 12, 13, 3]);
+        let sizes = |nodes: usize| -> Vec<usize> {
+            chunks(&[&request], nodes).iter().map(|chunk| chunk.sequences.len()).collect()
+        };
         assert_eq!(sizes(100), [4]);
         assert_eq!(sizes(18), [3, 1]);
         assert_eq!(sizes(1), [1, 1, 1, 1]);
         assert!(chunks(&[], 10).is_empty());
+    }
+
+    /// What a chunk holds answers for every copy, whatever the chunks: the copy itself, read where it asks.
+    #[test]
+    fn every_copy_finds_its_own_sequence_in_chunks_of_any_size() {
+        let (good, bad) = (request(&[2, 10, 11, 12, 3]), request(&[2, 10, 13, 12, 3]));
+        let batch = [&good, &bad, &good];
+        for nodes in 1..50 {
+            let mut found = vec![Vec::new(); batch.len()];
+            for Chunk { sequences, places, tokens, .. } in chunks(&batch, nodes) {
+                assert!(sequences.len() == 1 || tokens <= nodes);
+                assert_eq!(tokens, sequences.iter().map(|s| s.ids.len()).sum::<usize>());
+                for Place { request, sequence, question } in places {
+                    let Sequence { ids, questions } = &sequences[sequence];
+                    found[request].push((ids.clone(), questions[question]));
+                }
+            }
+            for (request, found) in batch.iter().zip(found) {
+                let copy =
+                    |&c: &MaskedCopy| (request.hidden(c), (c.read as usize, request.ids[c.target as usize]));
+                assert_eq!(found, request.copies.iter().map(copy).collect::<Vec<_>>(), "{nodes}");
+            }
+        }
     }
 }

@@ -13,7 +13,8 @@ use bheval_tasks::{Loaded, Selected};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{AnyCut, Cutter, Difference, Error, Questions, model_sha256};
+use crate::fingerprint::digest;
+use crate::{AnyCut, Cutter, Difference, Error, Questions};
 
 /// Layout of the run's folder and the meaning of its files.
 const FORMAT: u32 = 1;
@@ -40,7 +41,7 @@ pub struct Identity {
     pub format: u32,
     /// Version of bheval, and after a plus the digest of the sources it was built from.
     pub bheval: String,
-    /// SHA-256 over the model's files.
+    /// SHA-256 over the model's files; for a plugin, over all that lie in the model's folder.
     pub model: String,
     /// SHA-256 over the tokenizer's files.
     pub tokenizer: String,
@@ -85,6 +86,8 @@ pub struct Planned {
     pub plan: Plan,
     /// The model.
     pub model: Model,
+    /// Its folder or file.
+    pub path: PathBuf,
     /// Selected tasks and their items.
     pub tasks: Vec<(Selected, Loaded)>,
     /// What must be scored.
@@ -135,7 +138,7 @@ impl Planned {
         let identity = Identity {
             format: FORMAT,
             bheval: concat!(env!("CARGO_PKG_VERSION"), "+", env!("BHEVAL_SOURCE")).to_owned(),
-            model: model_sha256(&request.options.path)?,
+            model: digest(request.library, &request.options.path)?,
             tokenizer: tokenizer.sha256().to_owned(),
             backend: backend_name(request.library),
             dtype: model.info().dtype.clone(),
@@ -153,8 +156,8 @@ impl Planned {
             prefix: prefix(&cutter, &tokenizer),
             first_token_scored: sample(&cutter).is_none_or(|cut| cut.unscored() == 0),
         };
-        let Request { protocol, route, limit, .. } = request;
-        Ok(Self { plan, model, tasks, questions, protocol, route, limit })
+        let Request { options, protocol, route, limit, .. } = request;
+        Ok(Self { plan, model, path: options.path, tasks, questions, protocol, route, limit })
     }
 }
 

@@ -1,5 +1,6 @@
 //! The run: skip what is stored, score the rest, store it batch by batch, then judge and publish.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bheval_host::{Model, Route};
@@ -8,6 +9,7 @@ use serde::Serialize;
 
 use crate::ask::{Ask, Requests};
 use crate::batch::{BatchSize, Crash, Order, answer, batches};
+use crate::fingerprint::digest;
 use crate::outcome::outcomes;
 use crate::store::{Record, Store, request_key};
 use crate::{Error, ItemOutcome, Planned, Questions, Summary, items_csv, results_json, summarise};
@@ -61,6 +63,19 @@ pub struct Finished {
     pub crashes: Vec<String>,
 }
 
+/// A run that an error ended. What was scored before is kept.
+#[derive(Debug)]
+pub struct Ended {
+    /// The error.
+    pub error: Error,
+    /// What this process did.
+    pub session: Session,
+    /// As [`Finished::failures`].
+    pub failures: Vec<String>,
+    /// As [`Finished::crashes`].
+    pub crashes: Vec<String>,
+}
+
 /// What went wrong on the way, in words.
 #[derive(Default)]
 struct Reported {
@@ -76,28 +91,47 @@ const HELD_SHOWN: usize = 3;
 /// Runs a plan, from where its store stands to the published results.
 ///
 /// # Errors
-/// A failure that ends the run. What was scored before it is kept, and the same command goes on from there.
+/// A failure that ends the run, with what went wrong before it. What was scored is kept, and the same command goes on from
+/// there.
 pub fn run(
     planned: &mut Planned,
     store: &mut Store,
     size: BatchSize,
     progress: &mut dyn FnMut(Progress),
-) -> Result<Finished, Error> {
+) -> Result<Finished, Box<Ended>> {
     let keys = match &planned.questions.requests {
         Requests::Causal(requests) => names(&planned.plan.key, requests),
         Requests::Masked(requests) => names(&planned.plan.key, requests),
     };
     let mut session = Session { requests: keys.len(), dropped: store.dropped(), ..Session::default() };
     let before = planned.model.crashes();
-    let Planned { model, tasks, questions, route, .. } = planned;
-    let mut work = Work { model, tasks, questions, route: *route, store, keys: &keys, size, progress };
-    let reported = match &questions.requests {
-        Requests::Causal(requests) => work.score_pending(requests, &mut session)?,
-        Requests::Masked(requests) => work.score_pending(requests, &mut session)?,
+    let mut reported = Reported::default();
+    let Planned { plan, model, path, tasks, questions, route, .. } = planned;
+    let begun_with = plan.identity.model.as_str();
+    let route = *route;
+    let mut work =
+        Work { model, path, begun_with, tasks, questions, route, store, keys: &keys, size, progress };
+    let scored = match &questions.requests {
+        Requests::Causal(requests) => work.score_pending(requests, &mut session, &mut reported),
+        Requests::Masked(requests) => work.score_pending(requests, &mut session, &mut reported),
     };
     session.crashes = planned.model.crashes() - before;
-    store.sync()?;
-    publish(planned, store, &keys, session, reported)
+    let stored = scored.and_then(|()| store.sync());
+    // A run that ended early was a session, too; what ended it is told before a log that can't be written.
+    let logged = log(store, &session);
+    let published = stored.and(logged).and_then(|()| publish(planned, store, &keys));
+    let Reported { failures, crashes } = reported;
+    match published {
+        Ok((summary, outcomes, results)) => {
+            Ok(Finished { summary, outcomes, results, session, failures, crashes })
+        }
+        Err(error) => Err(Box::new(Ended { error, session, failures, crashes })),
+    }
+}
+
+fn log(store: &Store, session: &Session) -> Result<(), Error> {
+    let line = serde_json::to_string(session).expect("a session is plain data and always JSON");
+    store.log("sessions.jsonl", &line)
 }
 
 fn names(run: &str, requests: &[impl Ask]) -> Vec<String> {
@@ -107,6 +141,9 @@ fn names(run: &str, requests: &[impl Ask]) -> Vec<String> {
 /// What scoring needs of a plan and its surroundings.
 struct Work<'a> {
     model: &'a mut Model,
+    path: &'a Path,
+    /// Digest of the files that the run began with.
+    begun_with: &'a str,
     tasks: &'a [(Selected, Loaded)],
     questions: &'a Questions,
     route: Route,
@@ -117,8 +154,13 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Scores what the store lacks; returns what went wrong, word for word as far as it is kept.
-    fn score_pending<A: Ask>(&mut self, requests: &[A], session: &mut Session) -> Result<Reported, Error> {
+    /// Scores what the store lacks; reports what went wrong, word for word as far as it is kept.
+    fn score_pending<A: Ask>(
+        &mut self,
+        requests: &[A],
+        session: &mut Session,
+        reported: &mut Reported,
+    ) -> Result<(), Error> {
         let total = requests.len();
         let pending: Vec<usize> = (0..total).filter(|&i| self.store.get(&self.keys[i]).is_none()).collect();
         session.found = total - pending.len();
@@ -127,14 +169,14 @@ impl Work<'_> {
         }
         let mut done = session.found;
         let unscorable = self.questions.unscorable.iter().take(FAILURES_SHOWN);
-        let mut reported = Reported { failures: unscorable.cloned().collect(), crashes: Vec::new() };
+        reported.failures.extend(unscorable.cloned());
         (self.progress)(Progress { done, total });
         for batch in batches(requests, pending, Order::Sorted, self.size, self.model.info().nodes) {
-            self.score_batch(requests, &batch, session, &mut reported)?;
+            self.score_batch(requests, &batch, session, reported)?;
             done += batch.len();
             (self.progress)(Progress { done, total });
         }
-        Ok(reported)
+        Ok(())
     }
 
     fn score_batch<A: Ask>(
@@ -144,11 +186,14 @@ impl Work<'_> {
         session: &mut Session,
         reported: &mut Reported,
     ) -> Result<(), Error> {
-        let start = Instant::now();
+        let (start, reopened) = (Instant::now(), self.model.reopened());
         let answered = answer(self.model, requests, batch, self.route);
         count(session, start.elapsed(), answered.fed);
         if let Some(crash) = answered.crash.filter(|_| reported.crashes.len() < FAILURES_SHOWN) {
             reported.crashes.push(held(self.tasks, self.questions, &crash));
+        }
+        if self.model.reopened() > reopened {
+            self.check_files()?;
         }
         let mut records: Vec<(String, Record)> = Vec::with_capacity(batch.len());
         for (index, record) in answered.records {
@@ -167,6 +212,14 @@ impl Work<'_> {
         }
         self.store.append(&records)?;
         answered.ended.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// A model that is opened again reads its files again: none of its scores may stand beside those of other files.
+    fn check_files(&self) -> Result<(), Error> {
+        if digest(self.model.library(), self.path)? == self.begun_with {
+            return Ok(());
+        }
+        Err(Error::ModelChanged { path: self.path.to_path_buf() })
     }
 }
 
@@ -199,14 +252,11 @@ fn count(session: &mut Session, took: Duration, fed: u64) {
     session.tokens_fed += fed;
 }
 
+/// What a run comes to: the numbers, each task's outcomes, and `results.json`.
+type Published = (Summary, Vec<Vec<ItemOutcome>>, String);
+
 /// Judges, sums up and writes the files; `results.json` last: where it is, the run is complete.
-fn publish(
-    planned: &Planned,
-    store: &Store,
-    keys: &[String],
-    session: Session,
-    Reported { failures, crashes }: Reported,
-) -> Result<Finished, Error> {
+fn publish(planned: &Planned, store: &Store, keys: &[String]) -> Result<Published, Error> {
     let mut all = Vec::new();
     let mut tasks = Vec::new();
     for ((selected, task), indices) in planned.tasks.iter().zip(&planned.questions.of_items) {
@@ -217,10 +267,8 @@ fn publish(
     }
     let summary = Summary { tasks };
     let results = results_json(store.plan(), &summary);
-    let line = serde_json::to_string(&session).expect("a session is plain data and always JSON");
-    store.log("sessions.jsonl", &line)?;
     store.publish("results.json", results.as_bytes())?;
-    Ok(Finished { summary, outcomes: all, results, session, failures, crashes })
+    Ok((summary, all, results))
 }
 
 fn judged(

@@ -42,6 +42,7 @@ pub(crate) struct Loaded {
     pub(crate) name: String,
     pub(crate) version: String,
     pub(crate) features: u64,
+    pub(crate) masked: bool,
 }
 
 #[derive(Debug)]

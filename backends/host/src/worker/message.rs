@@ -120,6 +120,8 @@ pub(crate) struct Loaded {
     pub(crate) version: String,
     /// Feature bits.
     pub(crate) features: u64,
+    /// Whether it scores masked models.
+    pub(crate) masked: bool,
 }
 
 /// What a worker answers.
@@ -144,8 +146,9 @@ impl Reply {
     pub(super) fn send(&self, out: &mut impl Write) -> io::Result<()> {
         use Field::{Bytes, Floats, Number};
         match self {
-            Reply::Loaded(Loaded { name, version, features }) => {
-                send(out, 1, &[Bytes(cut(name)), Bytes(cut(version)), Number(*features)])
+            Reply::Loaded(Loaded { name, version, features, masked }) => {
+                let numbers = [Number(*features), Number(u64::from(*masked))];
+                send(out, 1, &[Bytes(cut(name)), Bytes(cut(version)), numbers[0], numbers[1]])
             }
             Reply::Opened(info) => {
                 let context = u64::from(info.context.unwrap_or(0));
@@ -172,6 +175,7 @@ impl Reply {
                 name: frame.text(TEXT)?,
                 version: frame.text(TEXT)?,
                 features: frame.number()?,
+                masked: flag(&mut frame)?,
             }),
             2 => Reply::Opened(info(&mut frame)?),
             3 => {
@@ -188,6 +192,15 @@ impl Reply {
         };
         frame.end()?;
         Ok(reply)
+    }
+}
+
+/// Yes or no.
+fn flag(frame: &mut Frame<'_, impl Read>) -> Result<bool, Fault> {
+    match frame.number()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        other => Err(Fault::malformed(format!("{other} where a flag is 0 or 1"))),
     }
 }
 
@@ -286,7 +299,8 @@ mod tests {
             text: "no".into(),
         };
         vec![
-            Reply::Loaded(Loaded { name: "b".into(), version: "1".into(), features: 1 << 63 }),
+            Reply::Loaded(Loaded { name: "b".into(), version: "1".into(), features: 1 << 63, masked: false }),
+            Reply::Loaded(Loaded { name: "c".into(), version: "2".into(), features: 0, masked: true }),
             Reply::Opened(info()),
             Reply::Scores(Scored { log_prob: vec![-0.5, f32::MIN], fed: 3 }),
             Reply::Logits(vec![0.25, -1e30]),

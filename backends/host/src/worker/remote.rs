@@ -123,6 +123,7 @@ pub(crate) struct Remote {
     /// None after its death, until the next call.
     process: Option<Process>,
     crashes: u64,
+    reopened: u64,
     in_a_row: u32,
     patience: u32,
 }
@@ -133,9 +134,9 @@ impl Remote {
         let (process, info) = workers(library)?.open(options)?;
         let (library, options) = (library.clone(), options.clone());
         let (process, patience) = (Some(process), FIRST_PATIENCE);
-        let remote =
-            Self { library, options, info: info.clone(), process, crashes: 0, in_a_row: 0, patience };
-        Ok((remote, info))
+        let (crashes, reopened, in_a_row) = (0, 0, 0);
+        let described = info.clone();
+        Ok((Self { library, options, info, process, crashes, reopened, in_a_row, patience }, described))
     }
 
     /// Asks the worker, or a new one where the last one died. `pick` takes what was asked for out of the answer.
@@ -181,18 +182,20 @@ impl Remote {
         let mut attempt = 1;
         let (process, info) = loop {
             match workers.open(&self.options) {
-                Err(Error::Crashed { .. }) if attempt < ATTEMPTS => {
-                    self.crashes += 1;
+                Ok(opened) => break opened,
+                Err(error) => {
+                    let died = matches!(error, Error::Crashed { .. });
+                    self.crashes += u64::from(died);
+                    if !died || attempt == ATTEMPTS {
+                        return Err(Error::Worker {
+                            text: format!("its worker died and could not be started anew: {error}"),
+                        });
+                    }
                     attempt += 1;
                 }
-                Err(error) => {
-                    return Err(Error::Worker {
-                        text: format!("its worker died and could not be started anew: {error}"),
-                    });
-                }
-                Ok(opened) => break opened,
             }
         };
+        self.reopened += 1;
         if info != self.info {
             return Err(changed(self.library.name()));
         }
@@ -226,6 +229,10 @@ impl Opened for Remote {
 
     fn crashes(&self) -> u64 {
         self.crashes
+    }
+
+    fn reopened(&self) -> u64 {
+        self.reopened
     }
 
     fn trust(&mut self) {

@@ -132,6 +132,7 @@ impl<'a> Serving<'a> {
             name: library.name().to_owned(),
             version: library.version().to_owned(),
             features: library.features(),
+            masked: library.reads_masked(),
         };
         self.library = Some(library);
         Ok(Reply::Loaded(loaded))

@@ -1,6 +1,8 @@
 //! A backend for the tests of workers, linked into test and worker alike. It reads forests and masked sequences, gives
 //! logits, and has every fault on demand: token 666 is a segmentation fault, 667 an abort, 668 a silent exit, 669 a line
-//! on stdout, 670 an endless loop, 671 a panic, 672 NaN. A model path `crash` faults while opening.
+//! on stdout, 670 an endless loop, 671 a panic, 672 NaN, 673 one token more that is said to be fed than there are, 674 as
+//! many as a number takes. A model path `crash`
+//! faults while opening, one that ends in `opens-once` when it is opened again.
 
 use bheval_abi::{
     Backend, Failure, ForestView, Info, Kind, LanguageModel, LogitsTable, MaskedTable, MaskedView, Opening,
@@ -27,6 +29,9 @@ impl LanguageModel for Fake {
         match &*path {
             "crash" => segmentation_fault(),
             "no" => return Err(Failure::model("there is no model here")),
+            path if path.ends_with("opens-once") && std::fs::File::create_new(path).is_err() => {
+                segmentation_fault();
+            }
             _ => {}
         }
         let kind = if path == "masked" { Kind::MASKED } else { Kind::CAUSAL };
@@ -52,7 +57,7 @@ impl LanguageModel for Fake {
             let above = forest.parent_of(i).map_or(0, |p| forest.token[p]);
             log_prob[i] = fault(forest.token[i]).unwrap_or(value(forest.token[i], above));
         }
-        Ok(forest.len() as u64)
+        Ok(fed(forest.token))
     }
 
     fn logits(&mut self, forest: ForestView<'_>, out: &mut [f32]) -> Result<(), Failure> {
@@ -69,13 +74,22 @@ impl LanguageModel for Fake {
         for (out, (&at, &target)) in log_prob.iter_mut().zip(batch.position.iter().zip(batch.target)) {
             *out = fault(batch.token[at as usize]).unwrap_or(value(batch.token[at as usize], target));
         }
-        Ok(batch.token.len() as u64)
+        Ok(fed(batch.token))
     }
 }
 
 /// What the fake says of a token after another one.
 pub(crate) fn value(token: u32, above: u32) -> f32 {
     -(((token * 31 + above * 17) % 97 + 1) as f32) / 8.0
+}
+
+/// What the fake says that it ran.
+fn fed(tokens: &[u32]) -> u64 {
+    match tokens {
+        all if all.contains(&673) => all.len() as u64 + 1,
+        all if all.contains(&674) => u64::MAX,
+        all => all.len() as u64,
+    }
 }
 
 fn fault(token: u32) -> Option<f32> {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use bheval_eval::{BatchSize, Finished, Plan, PlanRequest, Planned, Session, Store, run as run_plan};
+use bheval_eval::{BatchSize, Ended, Finished, Plan, PlanRequest, Planned, Session, Store, run as run_plan};
 use bheval_host::Route;
 use bheval_tasks::select;
 
@@ -31,11 +31,16 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<Outcome> {
     };
     match finished {
         Ok(finished) => present(args, &store, &finished, start),
-        Err(error) => {
-            complain(&format!("{error}"));
-            Ok(Outcome::Failed)
-        }
+        Err(ended) => Ok(broken_off(&ended)),
     }
+}
+
+/// Says what ended a run, after what went wrong before.
+fn broken_off(ended: &Ended) -> Outcome {
+    warn_of_crashes(&ended.crashes, ended.session.crashes);
+    ended.failures.iter().for_each(|f| complain(f));
+    complain(&ended.error.to_string());
+    Outcome::Failed
 }
 
 fn plan(args: &EvalArgs) -> anyhow::Result<Planned> {
@@ -88,7 +93,7 @@ fn present(args: &EvalArgs, store: &Store, finished: &Finished, start: Instant) 
     }
     warn_of_ties(finished);
     warn_of_limit(finished);
-    warn_of_crashes(finished);
+    warn_of_crashes(&finished.crashes, finished.session.crashes);
     let outcome = report_failures(finished);
     match shown {
         Err(error) if !is_closed_pipe(&error) => {
@@ -122,9 +127,9 @@ fn warn_of_limit(finished: &Finished) {
     }
 }
 
-fn warn_of_crashes(finished: &Finished) {
-    finished.crashes.iter().for_each(|crash| warn(crash));
-    warn_of_deaths(finished.session.crashes);
+fn warn_of_crashes(said: &[String], deaths: u64) {
+    said.iter().for_each(|crash| warn(crash));
+    warn_of_deaths(deaths);
 }
 
 /// More ties than this share hint at a fault of the model: equal logits, or a number format that is too coarse.
