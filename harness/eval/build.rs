@@ -8,18 +8,28 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 /// What can change a score: code, manifests, and the versions of everything it is built with.
-const PARTS: [&str; 12] = [
+const PARTS: [&str; 22] = [
     "Cargo.lock",
+    "Cargo.toml",
+    "backends/abi/Cargo.toml",
     "backends/abi/src",
+    "backends/candle/Cargo.toml",
     "backends/candle/src",
+    "backends/host/Cargo.toml",
     "backends/host/src",
+    "backends/ngram/Cargo.toml",
     "backends/ngram/src",
+    "backends/onnx/Cargo.toml",
     "backends/onnx/src",
+    "backends/onnx-file/Cargo.toml",
     "backends/onnx-file/src",
+    "data/Cargo.toml",
     "data/src",
     "data/manifests",
+    "data/python_json/Cargo.toml",
     "data/python_json/src",
     "harness",
+    "tasks/Cargo.toml",
     "tasks/src",
 ];
 

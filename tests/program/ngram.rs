@@ -114,6 +114,9 @@ fn the_file_itself_is_opened_given_a_tokenizer_or_beside_one() {
     let score = |more: &[&str]| bheval.run(&[&["score", "asked.txt"], more].concat()).done().stdout;
     let whole = score(&["--model", "model"]);
     assert_eq!(whole, score(&["--model", "model/model.ngram"]));
+    // A stray export beside the n-grams is not what config.json names.
+    bheval.write("model/x.onnx", "");
+    assert_eq!(whole, score(&["--model", "model"]));
     std::fs::rename(bheval.path("model/model.ngram"), bheval.path("alone.ngram")).expect("moved");
     let tokenizer = model("gpt2");
     assert_eq!(whole, score(&["--model", "alone.ngram", "--tokenizer", utf8(&tokenizer)]));

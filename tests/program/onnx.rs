@@ -110,6 +110,8 @@ fn the_backend_follows_from_the_files() {
     std::fs::copy(&onnx, both.join("model.onnx")).expect("copied");
     assert!(inspect(&both, &["The cat."]).done().stdout.contains("240448 parameters"));
     assert!(inspect(&both, &["The cat.", "--backend", "onnx"]).done().stdout.contains("189256 parameters"));
+    let file = inspect(&both.join("model.safetensors"), &["The cat."]).done().stdout;
+    assert!(file.contains("240448 parameters"), "{file}");
     std::fs::rename(both.join("model.onnx"), both.join("a.onnx")).expect("moved");
     std::fs::copy(&onnx, both.join("b.onnx")).expect("copied");
     inspect(&both, &["--backend", "onnx"]).refused(2, &["several .onnx files", "a.onnx, b.onnx"]);

@@ -104,6 +104,23 @@ fn jsonl_has_totals_and_says_the_same() {
     assert_eq!(objects[1]["text"], "Dogs bark.");
 }
 
+/// GPT-2's tokenizer puts nothing in front, so that of a single token nothing is known.
+#[test]
+fn a_sentence_without_a_scored_token_has_no_totals() {
+    let bheval = Bheval::new();
+    let more = ["--protocol", "babylm2025", "--format", "jsonl"];
+    let text = score(&bheval, "gpt2", b"a\nThe cat sat.\n", &more).done().stdout;
+    let objects: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+    let (none, some) = (&objects[0], &objects[1]);
+    assert_eq!(none["tokens"].as_array().map(Vec::len), Some(1), "{none}");
+    assert_eq!(none["tokens_scored"], 0);
+    assert!(none["tokens"][0]["log_prob"].is_null(), "{none}");
+    for total in ["log_prob", "surprisal_bits"] {
+        assert!(none.get(total) == Some(&Value::Null), "{none}");
+        assert!(some[total].as_f64().is_some_and(|total| total != 0.0), "{some}");
+    }
+}
+
 #[test]
 fn offsets_count_characters_and_point_into_the_line_under_every_protocol() {
     let bheval = Bheval::new();

@@ -84,7 +84,8 @@ fn open(
     let vocab = probe::vocab(&mut graph)?;
     let length = graph.signature.length.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
     let context = [config.context, length].into_iter().flatten().min();
-    probe::left_to_right(&mut graph, vocab, context.map(|n| n as usize))?;
+    let longest = context.map(|n| n as usize);
+    probe::left_to_right(&mut graph, vocab, longest)?;
     let info = Info {
         vocab,
         context: context.unwrap_or(0),
@@ -97,7 +98,7 @@ fn open(
         dtype: format!("{} by onnxruntime {}", graph.signature.logits.name(), runtime.version),
     };
     let threads = sessions(options, contents.bytes);
-    Ok(Onnx { info, scorer: Scorer::new(runtime, path, graph, threads, vocab)? })
+    Ok(Onnx { info, scorer: Scorer::new(runtime, path, graph, threads, vocab, longest)? })
 }
 
 /// The ONNX file that is meant. A folder with weights of both kinds is not guessed at.

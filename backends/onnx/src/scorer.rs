@@ -16,6 +16,7 @@ pub(crate) struct Scorer {
     graphs: Vec<Mutex<Graph>>,
     pool: ThreadPool,
     vocab: u32,
+    context: Option<usize>,
 }
 
 /// A chain of the forest: nodes `first..first + tokens.len()`.
@@ -33,13 +34,14 @@ impl Chain<'_> {
 }
 
 impl Scorer {
-    /// Opens `path` for more threads; `first` is the graph of the first one.
+    /// Opens `path` for more threads; `first` is the graph of the first one. Chains longer than `context` are refused.
     pub(crate) fn new(
         runtime: &Runtime,
         path: &Path,
         first: Graph,
         threads: usize,
         vocab: u32,
+        context: Option<usize>,
     ) -> Result<Self, Failure> {
         let pool = ThreadPoolBuilder::new()
             .num_threads(threads)
@@ -49,7 +51,7 @@ impl Scorer {
         for _ in 1..threads {
             graphs.push(Mutex::new(Graph::open(runtime, path)?));
         }
-        Ok(Self { graphs, pool, vocab })
+        Ok(Self { graphs, pool, vocab, context })
     }
 
     /// `ln p(token | tokens before it)` for each wanted node; returns how many nodes were fed.
@@ -92,11 +94,11 @@ impl Scorer {
         let one = |chain: &Chain<'_>| {
             let thread = rayon::current_thread_index().unwrap_or(0) % self.graphs.len();
             let mut graph = self.graphs[thread].lock().unwrap_or_else(PoisonError::into_inner);
-            let limit = graph.signature.length;
-            if let Some(limit) = limit.filter(|&limit| chain.tokens.len() > limit) {
+            // Here, because the last token is not fed: the graph itself would take a chain of one token more.
+            if let Some(limit) = self.context.filter(|&limit| chain.tokens.len() > limit) {
                 let len = chain.tokens.len();
                 return Err(Failure::input(format!(
-                    "{len} tokens are more than the {limit} that the graph was exported for"
+                    "{len} tokens are more than the model's context of {limit}"
                 )));
             }
             work(&mut graph, chain)

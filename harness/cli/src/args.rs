@@ -137,7 +137,7 @@ pub(crate) struct EvalArgs {
     /// Sentences in one call of the backend, or `auto`. Scores do not depend on it
     #[arg(long, default_value = "auto", value_name = "N", value_parser = batch)]
     pub(crate) batch_size: BatchArg,
-    /// How sentences reach the backend
+    /// How sentences reach the backend. Masked models have one way only and ignore it
     #[arg(long, default_value = "forest")]
     pub(crate) route: RouteArg,
     #[command(flatten)]

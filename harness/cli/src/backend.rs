@@ -27,13 +27,18 @@ pub(crate) fn find(args: &ModelArgs) -> anyhow::Result<Library> {
     }
 }
 
+/// What was typed after `--backend`, or what the model's files ask for.
+pub(crate) fn chosen(args: &ModelArgs) -> anyhow::Result<String> {
+    if args.backend == "auto" { automatic(&args.model) } else { Ok(args.backend.clone()) }
+}
+
 /// Where that backend is. No code of a plugin runs to find out.
 fn source(args: &ModelArgs) -> anyhow::Result<Source> {
     let (typed, pin) = (&args.backend, args.backend_sha256.clone());
     if typed.contains(['/', '\\']) || typed.ends_with(std::env::consts::DLL_SUFFIX) {
         return Ok(Source::File { path: typed.into(), pin });
     }
-    let name = if typed == "auto" { automatic(&args.model)? } else { typed.clone() };
+    let name = chosen(args)?;
     if linked_as(&name)?.is_some() {
         if pin.is_some() {
             bail!(
@@ -102,11 +107,8 @@ const ONNX: &str = "onnx";
 /// The backend that a model's files ask for: `onnx` for an ONNX file, or for a folder that has no other weights or an
 /// architecture that nothing else runs; else the architecture.
 fn automatic(model: &Path) -> anyhow::Result<String> {
-    let onnx = || bheval_onnx_file::model_file(model).is_ok();
-    if model.is_file() && model.extension().is_some_and(|e| e == "onnx") {
-        return Ok(ONNX.to_owned());
-    }
-    if model.is_dir() && !has_safetensors(model) && onnx() {
+    let onnx = || model.is_dir() && bheval_onnx_file::model_file(model).is_ok();
+    if model.is_file() && is_named(model, "onnx") || !has_native_weights(model) && onnx() {
         return Ok(ONNX.to_owned());
     }
     let name = backend_of(architecture(model)?)?;
@@ -114,20 +116,27 @@ fn automatic(model: &Path) -> anyhow::Result<String> {
     Ok(if !is_known && onnx() { ONNX.to_owned() } else { name })
 }
 
-fn has_safetensors(folder: &Path) -> bool {
+/// Whether a folder holds weights that a backend other than `onnx` opens.
+fn has_native_weights(folder: &Path) -> bool {
     let mut entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
-    entries.any(|e| e.path().extension().is_some_and(|e| e == "safetensors"))
+    entries.any(|e| ["safetensors", "ngram"].iter().any(|end| is_named(&e.path(), end)))
 }
 
-/// `model_type` of a model's `config.json`; an n-gram model's file says by its name what it is.
+fn is_named(file: &Path, extension: &str) -> bool {
+    file.extension().is_some_and(|e| e == extension)
+}
+
+/// `model_type` of the `config.json` in a model's folder, or beside its file; an n-gram model's file says by its name what
+/// it is.
 fn architecture(model: &Path) -> anyhow::Result<String> {
-    if model.is_file() && model.extension().is_some_and(|e| e == "ngram") {
+    if model.is_file() && is_named(model, "ngram") {
         return Ok("ngram".to_owned());
     }
-    let path = model.join("config.json");
+    let path = if model.is_file() { model.with_file_name("config.json") } else { model.join("config.json") };
     let bytes = std::fs::read(&path).with_context(|| {
         format!(
-            "no model at {}: --model takes a folder with config.json and weights, or an .onnx file, and {} can't be read",
+            "no model at {}: --model takes a folder with config.json and weights, a .safetensors file with config.json \
+             beside it, or an .onnx or .ngram file, and {} can't be read",
             model.display(),
             path.display()
         )

@@ -20,14 +20,15 @@ struct Rotation {
 }
 
 impl Rotation {
-    fn open(options: &Opening) -> Result<Self, Failure> {
+    /// Opens any file, with calls of up to `nodes` nodes.
+    fn open(options: &Opening, nodes: u32) -> Result<Self, Failure> {
         if options.dtype != Dtype::F32 || !options.path.is_file() {
             return Err(Failure::new(Status::BAD_MODEL, "only f32, and only a file"));
         }
         let info = Info {
             vocab: VOCAB,
             context: 100,
-            nodes: 120,
+            nodes,
             kind: Kind::CAUSAL,
             parameters: 0,
             architecture: "rotation".to_owned(),
@@ -40,6 +41,9 @@ impl Rotation {
     fn score(&mut self, forest: ForestView<'_>, out: &mut [f32], fault: Fault) -> Result<u64, Failure> {
         forest.check_tokens(VOCAB)?;
         forest.check_causal()?;
+        if forest.len() > self.info.nodes as usize {
+            return Err(Failure::new(Status::EXHAUSTED, "more nodes than a call may have"));
+        }
         self.calls += 1;
         let mut first = 0;
         for i in 0..forest.len() {
@@ -63,7 +67,10 @@ impl Rotation {
 }
 
 macro_rules! backend {
-    ($name:ident, $fault:expr) => {{
+    ($name:ident, $fault:expr) => {
+        backend!($name, $fault, 120)
+    };
+    ($name:ident, $fault:expr, $nodes:expr) => {{
         struct $name(Rotation);
         impl LanguageModel for $name {
             const NAME: &'static str = "rotation";
@@ -71,7 +78,7 @@ macro_rules! backend {
             const FOREST: bool = false;
             const LOGITS: Option<&'static LogitsTable> = None;
             fn open(options: &Opening) -> Result<Self, Failure> {
-                Rotation::open(options).map(Self)
+                Rotation::open(options, $nodes).map(Self)
             }
             fn info(&self) -> &Info {
                 &self.0.info
@@ -99,6 +106,14 @@ fn a_backend_that_takes_chains_only_is_sent_nothing_else_and_passes() {
     let table = backend!(Right, |_, _| (0, 0.0));
     assert_eq!(ended(table, Outcome::Failed), BTreeSet::new());
     let skipped = ["batches", "causal-refused", "logits", "unload"];
+    assert_eq!(ended(table, Outcome::Skipped), BTreeSet::from(skipped));
+}
+
+#[test]
+fn a_context_longer_than_a_call_is_no_fault() {
+    let table = backend!(ShortCalls, |_, _| (0, 0.0), 64);
+    assert_eq!(ended(table, Outcome::Failed), BTreeSet::new());
+    let skipped = ["batches", "causal-refused", "context-limit", "logits", "unload"];
     assert_eq!(ended(table, Outcome::Skipped), BTreeSet::from(skipped));
 }
 

@@ -211,10 +211,12 @@ fn object(sentence: u64, text: &str, score: &SentenceScore, pll: Option<Pll>) ->
             })
         })
         .collect();
-    let total = score.log_prob();
+    // A sum over nothing would read as a sentence that is certain.
+    let scored = score.scored();
+    let total = (scored > 0).then(|| score.log_prob());
     let mut object = json!({
-        "sentence": sentence, "text": text, "log_prob": total, "surprisal_bits": -total / std::f64::consts::LN_2,
-        "tokens_scored": score.scored(), "tokens": tokens,
+        "sentence": sentence, "text": text, "log_prob": total,
+        "surprisal_bits": total.map(|total| -total / std::f64::consts::LN_2), "tokens_scored": scored, "tokens": tokens,
     });
     if let Some(pll) = pll {
         object["pll"] = pll.name().into();

@@ -14,7 +14,7 @@ use indicatif::ProgressBar;
 use serde_json::json;
 
 use crate::args::{ModelArgs, VerifyArgs};
-use crate::backend::{find, options, plain_options};
+use crate::backend::{chosen as chosen_backend, find, options, plain_options};
 use crate::console::{Outcome, answer, complain};
 use crate::table::table;
 
@@ -210,7 +210,7 @@ fn as_json(model: &ModelArgs, rows: &[Row]) -> anyhow::Result<String> {
     };
     let [passed, failed, skipped] = counts(rows);
     Ok(serde_json::to_string_pretty(&json!({
-        "backend": model.backend, "model": model.model, "passed": passed, "failed": failed, "skipped": skipped,
+        "backend": chosen_backend(model)?, "model": model.model, "passed": passed, "failed": failed, "skipped": skipped,
         "checks": rows.iter().map(row).collect::<Vec<_>>(),
     }))?)
 }

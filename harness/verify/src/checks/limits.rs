@@ -1,6 +1,6 @@
 //! Whether tokens, paths and forests that a model can't take are refused.
 
-use bheval_abi::{Kind, NO_PARENT};
+use bheval_abi::{Kind, NO_PARENT, Status};
 
 use crate::ask::Batch;
 use crate::random::Random;
@@ -8,10 +8,12 @@ use crate::raw::{Answer, Opened, UNTOUCHED};
 use crate::rejection::Rejection;
 use crate::subject::Subject;
 use crate::trees::Trees;
-use crate::verdict::{Finding, failed, skipped};
+use crate::verdict::{Finding, Refusal, Stop, failed, skipped};
 
 /// Tokens in a path for models whose context has no limit.
 const LONG: usize = 2048;
+/// How many times the memory a model is opened with where one call could not hold as many tokens as its context.
+const ROOM: u64 = 32;
 
 pub(super) fn token_range(subject: &Subject) -> Finding {
     let mut rejection = Rejection::new(subject.open()?)?;
@@ -71,8 +73,18 @@ pub(super) fn wanted_root(subject: &Subject) -> Finding {
     rejection.done()
 }
 
+/// The model, with more memory where its calls are shorter than its context.
+fn with_room(subject: &Subject) -> Result<Opened, Refusal> {
+    let opened = subject.open()?;
+    if u64::from(opened.info.context) <= u64::from(opened.info.nodes) {
+        return Ok(opened);
+    }
+    drop(opened);
+    Subject { memory: subject.memory.saturating_mul(ROOM), ..subject.clone() }.open()
+}
+
 pub(super) fn context_limit(subject: &Subject) -> Finding {
-    let mut rejection = Rejection::new(subject.open()?)?;
+    let mut rejection = Rejection::new(with_room(subject)?)?;
     let info = rejection.opened.info.clone();
     let mut random = Random::new(31);
     let context = info.context as usize;
@@ -90,20 +102,38 @@ pub(super) fn context_limit(subject: &Subject) -> Finding {
         return skipped(format!("a path of {context} tokens is too long to be tried"));
     }
     let longest = random.tokens(context, info.vocab);
-    if rejection.opened.ask(std::slice::from_ref(&longest))?[0].iter().any(|x| !x.is_finite()) {
+    let fits = context <= info.nodes as usize;
+    if fits && rejection.opened.ask(std::slice::from_ref(&longest))?[0].iter().any(|x| !x.is_finite()) {
         return failed(format!(
             "a path of {context} tokens, as many as `context` allows, has values not finite"
         ));
     }
-    for more in [1, 2, 64] {
-        let sequence = random.tokens(context + more, info.vocab);
-        let answer = ask_raw(&mut rejection.opened, &sequence);
-        rejection.bad_input(
-            &format!("a path of {} tokens, where `context` is {context},", context + more),
-            answer,
-        )?;
+    longer_refused(&mut rejection, &mut random)?;
+    if fits {
+        return rejection.done();
     }
-    rejection.done()
+    skipped(format!(
+        "a path of {context} tokens, as many as `context` allows, is more than the {} nodes of a call, so only longer ones \
+         were tried, and refused",
+        info.nodes
+    ))
+}
+
+/// Fails unless paths longer than the context are refused: as bad input, or where they are also longer than a call, for
+/// want of memory.
+fn longer_refused(rejection: &mut Rejection, random: &mut Random) -> Result<(), Stop> {
+    let info = rejection.opened.info.clone();
+    for more in [1, 2, 64] {
+        let sequence = random.tokens(info.context as usize + more, info.vocab);
+        let what = format!("a path of {} tokens, where `context` is {},", sequence.len(), info.context);
+        let answer = ask_raw(&mut rejection.opened, &sequence);
+        if answer.status == Status::EXHAUSTED && sequence.len() > info.nodes as usize {
+            rejection.refusal(&what, answer)?;
+        } else {
+            rejection.bad_input(&what, answer)?;
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn parents(subject: &Subject) -> Finding {
