@@ -298,7 +298,7 @@ fn a_fixed_length_is_filled_up_and_limits_the_context() {
     says(
         &model.score(&forest, Route::Forest).expect_err("too long"),
         Status::BAD_INPUT,
-        &["7 tokens", "the 6"],
+        &["7 tokens", "context of 6"],
     );
 }
 
