@@ -86,7 +86,7 @@ pub(crate) fn tensors(path: &Path) -> Result<Vec<Tensor>, Fault> {
 /// All tensors of a model of `len` bytes.
 pub(crate) fn read(input: impl Read + Seek, len: u64) -> Result<Vec<Tensor>, String> {
     let mut found = Found { tensors: Vec::new(), graph: false };
-    Wire::new(input, len).message(len, &mut |wire, number, field| found.model(wire, number, field))?;
+    found.message(Message::Model, &mut Wire::new(input, len), len)?;
     if found.graph { Ok(found.tensors) } else { Err("it has no graph; was it exported as ONNX?".to_owned()) }
 }
 
@@ -95,104 +95,46 @@ struct Found {
     graph: bool,
 }
 
+/// The messages that hold tensors, or messages that do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Message {
+    Model,
+    Graph,
+    Training,
+    Function,
+    Node,
+    Attribute,
+    SparseTensor,
+    Tensor,
+}
+
+impl Message {
+    /// What a field holds, if there may be tensors in it.
+    fn field(self, number: u64) -> Option<Message> {
+        Some(match (self, number) {
+            (Self::Model, 7) | (Self::Training, 1 | 2) | (Self::Attribute, 6 | 11) => Self::Graph,
+            (Self::Model, 20) => Self::Training,
+            (Self::Model, 25) => Self::Function,
+            (Self::Graph, 1) | (Self::Function, 7) => Self::Node,
+            (Self::Function, 11) | (Self::Node, 5) => Self::Attribute,
+            (Self::Graph, 15) | (Self::Attribute, 22 | 23) => Self::SparseTensor,
+            (Self::Graph, 5) | (Self::Attribute, 5 | 10) | (Self::SparseTensor, 1 | 2) => Self::Tensor,
+            _ => return None,
+        })
+    }
+}
+
 impl Found {
-    fn model<R: Read + Seek>(
-        &mut self,
-        wire: &mut Wire<R>,
-        number: u64,
-        field: &Field,
-    ) -> Result<bool, String> {
-        let Field::Bytes(len) = *field else { return Ok(false) };
-        match number {
-            7 => {
-                self.graph = true;
-                wire.message(len, &mut |w, n, f| self.graph(w, n, f))?;
-            }
-            20 => wire.message(len, &mut |w, n, f| self.training(w, n, f))?,
-            25 => wire.message(len, &mut |w, n, f| self.function(w, n, f))?,
-            _ => return Ok(false),
+    fn message<R: Read + Seek>(&mut self, kind: Message, wire: &mut Wire<R>, len: u64) -> Result<(), String> {
+        if kind == Message::Tensor {
+            return self.tensor(wire, len);
         }
-        Ok(true)
-    }
-
-    fn graph<R: Read + Seek>(
-        &mut self,
-        wire: &mut Wire<R>,
-        number: u64,
-        field: &Field,
-    ) -> Result<bool, String> {
-        let Field::Bytes(len) = *field else { return Ok(false) };
-        match number {
-            1 => wire.message(len, &mut |w, n, f| self.node(w, n, f))?,
-            5 => self.tensor(wire, len)?,
-            15 => wire.message(len, &mut |w, n, f| self.sparse(w, n, f))?,
-            _ => return Ok(false),
-        }
-        Ok(true)
-    }
-
-    fn training<R: Read + Seek>(
-        &mut self,
-        wire: &mut Wire<R>,
-        number: u64,
-        field: &Field,
-    ) -> Result<bool, String> {
-        let (Field::Bytes(len), 1 | 2) = (field, number) else { return Ok(false) };
-        wire.message(*len, &mut |w, n, f| self.graph(w, n, f))?;
-        Ok(true)
-    }
-
-    fn function<R: Read + Seek>(
-        &mut self,
-        wire: &mut Wire<R>,
-        number: u64,
-        field: &Field,
-    ) -> Result<bool, String> {
-        let Field::Bytes(len) = *field else { return Ok(false) };
-        match number {
-            7 => wire.message(len, &mut |w, n, f| self.node(w, n, f))?,
-            11 => wire.message(len, &mut |w, n, f| self.attribute(w, n, f))?,
-            _ => return Ok(false),
-        }
-        Ok(true)
-    }
-
-    fn node<R: Read + Seek>(
-        &mut self,
-        wire: &mut Wire<R>,
-        number: u64,
-        field: &Field,
-    ) -> Result<bool, String> {
-        let (Field::Bytes(len), 5) = (field, number) else { return Ok(false) };
-        wire.message(*len, &mut |w, n, f| self.attribute(w, n, f))?;
-        Ok(true)
-    }
-
-    fn attribute<R: Read + Seek>(
-        &mut self,
-        wire: &mut Wire<R>,
-        number: u64,
-        field: &Field,
-    ) -> Result<bool, String> {
-        let Field::Bytes(len) = *field else { return Ok(false) };
-        match number {
-            5 | 10 => self.tensor(wire, len)?,
-            6 | 11 => wire.message(len, &mut |w, n, f| self.graph(w, n, f))?,
-            22 | 23 => wire.message(len, &mut |w, n, f| self.sparse(w, n, f))?,
-            _ => return Ok(false),
-        }
-        Ok(true)
-    }
-
-    fn sparse<R: Read + Seek>(
-        &mut self,
-        wire: &mut Wire<R>,
-        number: u64,
-        field: &Field,
-    ) -> Result<bool, String> {
-        let (Field::Bytes(len), 1 | 2) = (field, number) else { return Ok(false) };
-        self.tensor(wire, *len)?;
-        Ok(true)
+        wire.message(len, &mut |wire, number, field| {
+            let (Field::Bytes(len), Some(inner)) = (field, kind.field(number)) else { return Ok(false) };
+            self.graph |= kind == Message::Model && inner == Message::Graph;
+            self.message(inner, wire, *len)?;
+            Ok(true)
+        })
     }
 
     fn tensor<R: Read + Seek>(&mut self, wire: &mut Wire<R>, len: u64) -> Result<(), String> {
