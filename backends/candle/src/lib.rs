@@ -4,6 +4,7 @@
 //! the arithmetic of [`kernels`], whose results depend on a path, or a sequence, alone, bit for bit. [`scorer`] and
 //! [`masked`] are what architectures share; each of them is one file in [`models`].
 
+pub mod body;
 pub mod config;
 mod head;
 pub mod kernels;

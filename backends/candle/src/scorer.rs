@@ -1,45 +1,24 @@
 //! What causal architectures share: a walk over the forest, the head, and who asks for what. An architecture adds a
 //! [`Network`].
 
-use bheval_abi::{Failure, ForestView, NO_PARENT, Status};
+use bheval_abi::{Failure, ForestView, NO_PARENT};
 use rayon::prelude::*;
 
-use crate::head::{Head, check_finite};
+use crate::body::{Body, Evaluator, HEAD_ROWS, Scratch};
+use crate::head::check_finite;
 use crate::kernels::Isa;
-use crate::kernels::softmax::COLUMNS;
 use crate::ops::forest::{Feed, Walk};
-use crate::room;
 
 /// Rows of a block that one thread takes from layer to layer; a multiple of the product's tile.
 pub const BLOCK_ROWS: usize = 96;
-/// Rows whose logits are computed together.
-const HEAD_ROWS: usize = 48;
 
-/// What an architecture puts between token ids and the head.
+/// How an architecture reads a forest, between token ids and the head.
 ///
 /// A row is a fed node, rows come depth first. All arithmetic keeps the order that [`crate::kernels`] fixes, so that a
 /// row's hidden state depends on its path alone, bit for bit.
-pub trait Network: Send + Sync {
-    /// Activations of a call, kept for the next one.
-    type Space: Default + Send + Sync;
-
-    /// `D`, the values of a hidden state.
-    fn width(&self) -> usize;
-    /// The head.
-    fn head(&self) -> &Head;
-    /// Longest path in tokens, or 0 where there is no limit.
-    fn context(&self) -> u32 {
-        0
-    }
-    /// Bytes of activations that a row takes, its hidden state left out.
-    fn row_bytes(&self) -> u64;
-    /// Bytes that a thread takes, whatever the number of rows.
-    fn thread_bytes(&self) -> u64;
-    /// Writes the hidden states before the final norm, `h [rows, D]`. `tokens` are those of the rows. Runs in the pool.
+pub trait Network: Body {
+    /// Writes the hidden states before [`Body::last`], `h [rows, D]`. `tokens` are those of the rows. Runs in the pool.
     fn hidden(&self, isa: Isa, walk: &Walk, tokens: &[u32], space: &mut Self::Space, h: &mut [f32]);
-    /// What stands between the layers and the head, the final norm as a rule, for some hidden states: from `h [M, D]` to
-    /// `x [M, K]`, `K` being the inner width of the head.
-    fn last(&self, isa: Isa, h: &[f32], x: &mut [f32]);
 }
 
 /// A causal model, whatever its architecture.
@@ -62,33 +41,8 @@ pub trait CausalScorer: Send {
     fn logits(&mut self, forest: ForestView<'_>, out: &mut [f32]) -> Result<(), Failure>;
 }
 
-/// A network with its threads and its room.
-pub struct Causal<N: Network> {
-    network: N,
-    isa: Isa,
-    pool: rayon::ThreadPool,
-    space: N::Space,
-    /// Hidden states of the last walk, `[rows, D]`.
-    h: Vec<f32>,
-}
-
-/// Room of one thread in the head.
-#[derive(Default)]
-struct Scratch {
-    rows: Vec<f32>,
-    normed: Vec<f32>,
-    wide: Vec<f32>,
-}
-
-/// A pool of exactly so many threads.
-///
-/// # Errors
-/// [`Status::EXHAUSTED`] if they can't be started.
-pub(crate) fn pool(threads: usize) -> Result<rayon::ThreadPool, Failure> {
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| {
-        Failure::new(Status::EXHAUSTED, format!("{threads} threads can't be started: {e}; ask for fewer"))
-    })
-}
+/// A network that scores.
+pub struct Causal<N: Network>(Evaluator<N>);
 
 impl<N: Network> Causal<N> {
     /// A scorer on so many threads.
@@ -96,82 +50,49 @@ impl<N: Network> Causal<N> {
     /// # Errors
     /// If the threads can't be started.
     pub fn new(network: N, threads: usize, isa: Isa) -> Result<Self, Failure> {
-        Ok(Self { network, isa, pool: pool(threads)?, space: N::Space::default(), h: Vec::new() })
+        Ok(Self(Evaluator::new(network, threads, isa)?))
     }
 
     /// Runs the layers over a forest.
     fn run(&mut self, forest: &ForestView<'_>, feed: Feed) -> Result<Walk, Failure> {
-        forest.check_tokens(self.network.head().vocab() as u32)?;
+        forest.check_tokens(self.0.vocab())?;
         let walk = Walk::new(forest, feed);
-        check_length(&walk, self.network.context())?;
+        check_length(&walk, self.0.body.context())?;
         let tokens: Vec<u32> = walk.nodes().iter().map(|&n| forest.token[n as usize]).collect();
-        self.h.resize(walk.len() * self.network.width(), 0.0);
+        let Evaluator { body, isa, pool, space, h } = &mut self.0;
+        h.resize(walk.len() * body.width(), 0.0);
         if !walk.is_empty() {
-            let Self { network, isa, pool, space, h } = self;
-            pool.install(|| network.hidden(*isa, &walk, &tokens, space, h));
+            pool.install(|| body.hidden(*isa, &walk, &tokens, space, h));
         }
         Ok(walk)
-    }
-
-    /// The final norm of some rows.
-    fn last<'a>(&self, rows: &[u32], scratch: &'a mut Scratch) -> &'a [f32] {
-        let width = self.network.width();
-        let h = room(&mut scratch.rows, rows.len() * width);
-        for (&row, h) in rows.iter().zip(h.chunks_exact_mut(width)) {
-            h.copy_from_slice(&self.h[row as usize * width..][..width]);
-        }
-        let x = room(&mut scratch.normed, rows.len() * self.network.head().weights.inner());
-        self.network.last(self.isa, h, x);
-        x
-    }
-
-    /// Log-probabilities of the targets of some rows, in their order.
-    fn targets_of(
-        &self,
-        forest: &ForestView<'_>,
-        targets: &Targets,
-        rows: &[u32],
-        scratch: &mut Scratch,
-    ) -> Vec<f32> {
-        let asked: Vec<(usize, u32)> = rows
-            .iter()
-            .enumerate()
-            .flat_map(|(i, &row)| targets.of(row).iter().map(move |&n| (i, forest.token[n as usize])))
-            .collect();
-        self.last(rows, scratch);
-        let x = &scratch.normed[..rows.len() * self.network.head().weights.inner()];
-        self.network.head().log_probs(self.isa, x, &asked, &mut scratch.wide)
     }
 }
 
 impl<N: Network> CausalScorer for Causal<N> {
     fn nodes(&self, memory: u64) -> u32 {
-        let (width, head) = (self.network.width() as u64, (HEAD_ROWS * COLUMNS) as u64 * 4);
-        let thread = self.network.thread_bytes() + head + 2 * HEAD_ROWS as u64 * width * 4;
-        let fixed = self.pool.current_num_threads() as u64 * thread;
-        // Beside its activations a node costs about 64 bytes of plan and targets.
-        let row = self.network.row_bytes() + width * 4 + 64;
-        (memory.saturating_sub(fixed) / row).clamp(256, 65_536) as u32
+        self.0.nodes(memory, 256)
     }
 
     fn vocab(&self) -> u32 {
-        self.network.head().vocab() as u32
+        self.0.vocab()
     }
 
     fn context(&self) -> u32 {
-        self.network.context()
+        self.0.body.context()
     }
 
     fn score(&mut self, forest: ForestView<'_>, log_prob: &mut [f32]) -> Result<u64, Failure> {
         forest.check_causal()?;
-        check_depth(&forest, self.network.context())?;
+        check_depth(&forest, self.0.body.context())?;
         let walk = self.run(&forest, Feed::AboveWanted)?;
         let targets = Targets::new(&forest, &walk);
         let scored: Vec<u32> = (0..walk.len() as u32).filter(|&r| !targets.of(r).is_empty()).collect();
-        let this = &*self;
-        let block = |scratch: &mut Scratch, rows: &[u32]| this.targets_of(&forest, &targets, rows, scratch);
+        let this = &self.0;
+        let block = |scratch: &mut Scratch, rows: &[u32]| {
+            this.log_probs(rows, &targets.asked(&forest, rows), scratch)
+        };
         let scores: Vec<Vec<f32>> =
-            self.pool.install(|| scored.par_chunks(HEAD_ROWS).map_init(Scratch::default, block).collect());
+            this.pool.install(|| scored.par_chunks(HEAD_ROWS).map_init(Scratch::default, block).collect());
         let nodes = scored.iter().flat_map(|&row| targets.of(row));
         for (&node, score) in nodes.zip(scores.into_iter().flatten()) {
             check_finite(score, forest.token[node as usize], || format!("node {node}"))?;
@@ -187,13 +108,12 @@ impl<N: Network> CausalScorer for Causal<N> {
             row_of[node as usize] = row as u32;
         }
         let wanted: Vec<usize> = (0..forest.len()).filter(|&n| forest.is_wanted(n)).collect();
-        let vocab = self.network.head().vocab();
-        let this = &*self;
-        self.pool.install(|| {
+        let (this, vocab) = (&self.0, self.0.vocab() as usize);
+        this.pool.install(|| {
             let blocks = out.par_chunks_mut(HEAD_ROWS * vocab).zip(wanted.par_chunks(HEAD_ROWS));
             blocks.for_each_init(Scratch::default, |scratch, (out, nodes)| {
                 let rows: Vec<u32> = nodes.iter().map(|&n| row_of[n]).collect();
-                this.network.head().logits(this.isa, this.last(&rows, scratch), out);
+                this.logits(&rows, scratch, out);
             });
         });
         for (&node, row) in wanted.iter().zip(out.chunks_exact(vocab)) {
@@ -259,6 +179,14 @@ impl Targets {
             *at += 1;
         }
         Self { begin, nodes }
+    }
+
+    /// The tokens asked of some rows: for each the row's index among them, and the token.
+    fn asked(&self, forest: &ForestView<'_>, rows: &[u32]) -> Vec<(usize, u32)> {
+        let tokens = |(i, &row): (usize, &u32)| {
+            self.of(row).iter().map(move |&node| (i, forest.token[node as usize])).collect::<Vec<_>>()
+        };
+        rows.iter().enumerate().flat_map(tokens).collect()
     }
 
     fn of(&self, row: u32) -> &[u32] {

@@ -6,6 +6,7 @@
 use bheval_abi::{MaskedView, NO_PARENT};
 use rayon::prelude::*;
 
+use crate::body::Body;
 use crate::head::Head;
 use crate::kernels::Isa;
 use crate::kernels::activation::Activation;
@@ -117,24 +118,18 @@ pub struct Finish {
 }
 
 impl Finish {
-    fn apply(&self, isa: Isa, h: &[f32], wide: &mut Vec<f32>, x: &mut [f32]) {
+    fn apply(&self, isa: Isa, h: &[f32], x: &mut [f32]) {
         let mut now = h.to_vec();
-        let mut step = |now: &mut Vec<f32>, width: usize, f: &dyn Fn(&[f32], &mut [f32])| {
-            let out = room(wide, width);
-            f(now, out);
-            now.clear();
-            now.extend_from_slice(out);
-        };
         if let Some((dense, activation)) = &self.dense {
-            let len = now.len() / dense.weights.inner() * dense.out();
-            step(&mut now, len, &|x, y| {
-                dense.apply(isa, x, Store::Set, y);
-                activation.apply(isa, y);
-            });
+            let mut next = vec![0.0; now.len() / dense.weights.inner() * dense.out()];
+            dense.apply(isa, &now, Store::Set, &mut next);
+            activation.apply(isa, &mut next);
+            now = next;
         }
         if let Some(norm) = &self.norm {
-            let len = now.len();
-            step(&mut now, len, &|x, y| norm.apply(isa, x, y));
+            let mut next = vec![0.0; now.len()];
+            norm.apply(isa, &now, &mut next);
+            now = next;
         }
         match &self.project {
             Some(project) => project.apply(isa, &now, Store::Set, x),
@@ -322,16 +317,6 @@ impl Transformer {
             }
         }
     }
-
-    fn activations(&self) -> u64 {
-        8 * (self.heads.queries() + self.heads.keys()) as u64
-    }
-
-    fn scratch(&self) -> u64 {
-        let inner = self.blocks.iter().map(|b| b.mlp.inner().max(b.qkv.out())).max().unwrap_or(0);
-        let embedding = self.embedding.width.max(self.width);
-        (4 * BLOCK_ROWS * (2 * embedding + 2 * inner) + 8 * self.context.min(LONGEST_PLANNED)) as u64
-    }
 }
 
 /// The rows on the path down to `row`, itself included, root first.
@@ -346,7 +331,7 @@ fn path(parents: &[u32], row: u32, seen: &mut Vec<u32>) {
     seen.reverse();
 }
 
-impl Network for Transformer {
+impl Body for Transformer {
     type Space = Space;
 
     fn width(&self) -> usize {
@@ -362,46 +347,29 @@ impl Network for Transformer {
     }
 
     fn row_bytes(&self) -> u64 {
-        self.activations()
+        8 * (self.heads.queries() + self.heads.keys()) as u64
     }
 
     fn thread_bytes(&self) -> u64 {
-        self.scratch()
+        let inner = self.blocks.iter().map(|b| b.mlp.inner().max(b.qkv.out())).max().unwrap_or(0);
+        let embedding = self.embedding.width.max(self.width);
+        let seen = 8 * self.context.min(LONGEST_PLANNED);
+        (4 * BLOCK_ROWS * (2 * embedding + 2 * inner) + seen) as u64
     }
 
+    fn last(&self, isa: Isa, h: &[f32], x: &mut [f32]) {
+        self.finish.apply(isa, h, x);
+    }
+}
+
+impl Network for Transformer {
     fn hidden(&self, isa: Isa, walk: &Walk, tokens: &[u32], space: &mut Space, h: &mut [f32]) {
         let tokens = Tokens { ids: tokens, positions: walk.depths() };
         self.run(isa, tokens, &|row, seen| path(walk.parents(), row, seen), space, h);
     }
-
-    fn last(&self, isa: Isa, h: &[f32], x: &mut [f32]) {
-        self.finish.apply(isa, h, &mut Vec::new(), x);
-    }
 }
 
 impl Encoder for Transformer {
-    type Space = Space;
-
-    fn width(&self) -> usize {
-        self.width
-    }
-
-    fn head(&self) -> &Head {
-        &self.head
-    }
-
-    fn context(&self) -> u32 {
-        self.context as u32
-    }
-
-    fn row_bytes(&self) -> u64 {
-        self.activations()
-    }
-
-    fn thread_bytes(&self) -> u64 {
-        self.scratch()
-    }
-
     fn hidden(&self, isa: Isa, batch: &MaskedView<'_>, space: &mut Space, h: &mut [f32]) {
         let mut positions = vec![0; batch.token.len()];
         let mut sequence_of = vec![0u32; batch.token.len()];
@@ -416,9 +384,5 @@ impl Encoder for Transformer {
             seen.extend(range.start as u32..range.end as u32);
         };
         self.run(isa, Tokens { ids: batch.token, positions: &positions }, &seen, space, h);
-    }
-
-    fn last(&self, isa: Isa, h: &[f32], room: &mut Vec<f32>, x: &mut [f32]) {
-        self.finish.apply(isa, h, room, x);
     }
 }

@@ -9,6 +9,7 @@ use candle_core::DType;
 use rayon::prelude::*;
 
 use super::hgrn2::{Hgrn2Weights, Layer, lower_bounds};
+use crate::body::Body;
 use crate::config::Config;
 use crate::head::Head;
 use crate::kernels::Isa;
@@ -81,7 +82,7 @@ impl Hgrn2Network {
     }
 }
 
-impl Network for Hgrn2Network {
+impl Body for Hgrn2Network {
     type Space = Space;
 
     fn width(&self) -> usize {
@@ -104,6 +105,12 @@ impl Network for Hgrn2Network {
         4 * (scratch + 17 * (self.config.head_dim as u64).pow(2))
     }
 
+    fn last(&self, isa: Isa, h: &[f32], x: &mut [f32]) {
+        rms_norm(isa, h, &self.norm, self.config.norm_eps, x);
+    }
+}
+
+impl Network for Hgrn2Network {
     fn hidden(&self, isa: Isa, walk: &Walk, tokens: &[u32], space: &mut Space, h: &mut [f32]) {
         let Space { q, f, k, v, o, raw } = &mut *space;
         for buffer in [q, f, k, v, o] {
@@ -117,10 +124,6 @@ impl Network for Hgrn2Network {
             recurrence(isa, walk, Rows { q, k, v, f }, self.config.heads, o);
             self.advance(isa, Some(l), Some(l + 1).filter(|&n| n < self.layers.len()), walk, h, space);
         }
-    }
-
-    fn last(&self, isa: Isa, h: &[f32], x: &mut [f32]) {
-        rms_norm(isa, h, &self.norm, self.config.norm_eps, x);
     }
 }
 

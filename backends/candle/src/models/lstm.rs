@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use serde_json::json;
 
 use super::hgrn2_forest::embed;
+use crate::body::Body;
 use crate::config_file;
 use crate::head::Head;
 use crate::kernels::Isa;
@@ -130,7 +131,7 @@ pub struct Space {
     h: Vec<f32>,
 }
 
-impl Network for Lstm {
+impl Body for Lstm {
     type Space = Space;
 
     fn width(&self) -> usize {
@@ -151,6 +152,12 @@ impl Network for Lstm {
         4 * (BLOCK_ROWS * self.hidden_size) as u64
     }
 
+    fn last(&self, _: Isa, h: &[f32], x: &mut [f32]) {
+        x.copy_from_slice(h);
+    }
+}
+
+impl Network for Lstm {
     fn hidden(&self, isa: Isa, walk: &Walk, tokens: &[u32], space: &mut Space, h: &mut [f32]) {
         let levels = Levels::new(walk);
         let (rows, size) = (walk.len(), walk.len() * self.hidden_size);
@@ -169,10 +176,6 @@ impl Network for Lstm {
             }
         }
         self.put(isa, &levels, &space.h[..size], h);
-    }
-
-    fn last(&self, _: Isa, h: &[f32], x: &mut [f32]) {
-        x.copy_from_slice(h);
     }
 }
 

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use super::hgrn2_forest::embed;
 use super::state_space::{Frame, is_original, rank};
+use crate::body::Body;
 use crate::config_file;
 use crate::head::Head;
 use crate::kernels::Isa;
@@ -121,7 +122,7 @@ fn layer(
     })
 }
 
-impl Network for Mamba {
+impl Body for Mamba {
     type Space = Space;
 
     fn width(&self) -> usize {
@@ -142,6 +143,12 @@ impl Network for Mamba {
         4 * (BLOCK_ROWS * self.frame.inner.max(self.frame.width) + 17 * states * CHANNELS) as u64
     }
 
+    fn last(&self, isa: Isa, h: &[f32], x: &mut [f32]) {
+        rms_norm(isa, h, &self.norm, self.frame.eps, x);
+    }
+}
+
+impl Network for Mamba {
     fn hidden(&self, isa: Isa, walk: &Walk, tokens: &[u32], space: &mut Space, h: &mut [f32]) {
         let size = walk.len() * self.frame.inner;
         for buffer in [&mut space.raw, &mut space.x, &mut space.z, &mut space.step, &mut space.y] {
@@ -156,10 +163,6 @@ impl Network for Mamba {
             scan(isa, walk, &layer.rates, inputs, &mut y[..size]);
             layer.finish(isa, walk.len(), space, h);
         }
-    }
-
-    fn last(&self, isa: Isa, h: &[f32], x: &mut [f32]) {
-        rms_norm(isa, h, &self.norm, self.frame.eps, x);
     }
 }
 

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::hgrn2_forest::embed;
 use super::state_space::{Frame, is_original};
+use crate::body::Body;
 use crate::config_file;
 use crate::head::Head;
 use crate::kernels::cells::{gate_by_silu, steps};
@@ -204,7 +205,7 @@ fn layer(loader: &mut Loader, frame: &Frame, sizes: &Sizes, index: usize) -> Res
     })
 }
 
-impl Network for Mamba2 {
+impl Body for Mamba2 {
     type Space = Space;
 
     fn width(&self) -> usize {
@@ -224,6 +225,12 @@ impl Network for Mamba2 {
         4 * (scratch + 17 * self.sizes.states * self.sizes.head_dim) as u64
     }
 
+    fn last(&self, isa: Isa, h: &[f32], x: &mut [f32]) {
+        rms_norm(isa, h, &self.norm, self.frame.eps, x);
+    }
+}
+
+impl Network for Mamba2 {
     fn hidden(&self, isa: Isa, walk: &Walk, tokens: &[u32], space: &mut Space, h: &mut [f32]) {
         let (inner, convolved) = (self.sizes.inner(), self.sizes.convolved());
         let Space { z, raw, xbc, step, y } = &mut *space;
@@ -243,10 +250,6 @@ impl Network for Mamba2 {
             });
             layer.finish(isa, self.frame.eps, self.sizes, space, h);
         }
-    }
-
-    fn last(&self, isa: Isa, h: &[f32], x: &mut [f32]) {
-        rms_norm(isa, h, &self.norm, self.frame.eps, x);
     }
 }
 

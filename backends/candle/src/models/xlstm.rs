@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use serde_json::json;
 
 use super::hgrn2_forest::embed;
+use crate::body::Body;
 use crate::config_file;
 use crate::head::Head;
 use crate::kernels::Isa;
@@ -268,7 +269,7 @@ fn block(loader: &mut Loader, config: &Config, index: usize) -> Result<Block, Fa
     })
 }
 
-impl Network for Xlstm {
+impl Body for Xlstm {
     type Space = Space;
 
     fn width(&self) -> usize {
@@ -290,6 +291,12 @@ impl Network for Xlstm {
         4 * (BLOCK_ROWS * scratch + 17 * config.cells.state()) as u64
     }
 
+    fn last(&self, isa: Isa, h: &[f32], x: &mut [f32]) {
+        rms_norm(isa, h, &self.norm, self.config.norm_eps, x);
+    }
+}
+
+impl Network for Xlstm {
     fn hidden(&self, isa: Isa, walk: &Walk, tokens: &[u32], space: &mut Space, h: &mut [f32]) {
         let (config, rows) = (&self.config, walk.len());
         space.projected.resize(rows * config.projected(), 0.0);
@@ -305,10 +312,6 @@ impl Network for Xlstm {
             mlstm(isa, walk, config.cells, inputs, read);
             block.finish(isa, config, space, h);
         }
-    }
-
-    fn last(&self, isa: Isa, h: &[f32], x: &mut [f32]) {
-        rms_norm(isa, h, &self.norm, self.config.norm_eps, x);
     }
 }
 

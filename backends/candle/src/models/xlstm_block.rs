@@ -21,6 +21,7 @@ use super::hgrn2_forest::embed;
 use super::xlstm_config::Config;
 use super::xlstm_mlstm::MatrixBlock;
 use super::xlstm_slstm::ScalarBlock;
+use crate::body::Body;
 use crate::config_file;
 use crate::head::Head;
 use crate::kernels::Isa;
@@ -153,7 +154,7 @@ fn block(loader: &mut Loader, config: &Config, index: usize) -> Result<Block, Fa
     })
 }
 
-impl Network for XlstmBlock {
+impl Body for XlstmBlock {
     type Space = Space;
 
     fn width(&self) -> usize {
@@ -184,6 +185,15 @@ impl Network for XlstmBlock {
         self.blocks.iter().map(bytes).max().unwrap_or(0) + 4 * (BLOCK_ROWS * self.width) as u64
     }
 
+    fn last(&self, isa: Isa, h: &[f32], x: &mut [f32]) {
+        match &self.norm {
+            Some(norm) => norm.apply(isa, h, x),
+            None => x.copy_from_slice(h),
+        }
+    }
+}
+
+impl Network for XlstmBlock {
     fn hidden(&self, isa: Isa, walk: &Walk, tokens: &[u32], space: &mut Space, h: &mut [f32]) {
         let levels = Levels::new(walk);
         embed(&self.embeddings, tokens, h);
@@ -192,13 +202,6 @@ impl Network for XlstmBlock {
                 Block::Matrix(block) => block.run(isa, walk, space, h),
                 Block::Scalar(block) => block.run(isa, walk, &levels, space, h),
             }
-        }
-    }
-
-    fn last(&self, isa: Isa, h: &[f32], x: &mut [f32]) {
-        match &self.norm {
-            Some(norm) => norm.apply(isa, h, x),
-            None => x.copy_from_slice(h),
         }
     }
 }
