@@ -8,15 +8,19 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 /// What can change a score: code, manifests, and the versions of everything it is built with.
-const PARTS: [&str; 22] = [
+const PARTS: [&str; 26] = [
     "Cargo.lock",
     "Cargo.toml",
     "backends/abi/Cargo.toml",
     "backends/abi/src",
     "backends/candle/Cargo.toml",
     "backends/candle/src",
+    "backends/engine/Cargo.toml",
+    "backends/engine/src",
     "backends/host/Cargo.toml",
     "backends/host/src",
+    "backends/kernels/Cargo.toml",
+    "backends/kernels/src",
     "backends/ngram/Cargo.toml",
     "backends/ngram/src",
     "backends/onnx/Cargo.toml",

@@ -7,7 +7,6 @@
 pub mod body;
 pub mod config;
 mod head;
-pub mod kernels;
 mod keys;
 pub mod layers;
 mod loader;
@@ -17,8 +16,6 @@ mod native;
 pub mod ops;
 mod recurrent;
 pub mod scorer;
-#[cfg(test)]
-mod test_numbers;
 pub mod weights;
 
 use std::path::{Path, PathBuf};
@@ -26,6 +23,7 @@ use std::path::{Path, PathBuf};
 use bheval_abi::{Backend, Failure};
 use candle_core::DType;
 
+pub use bheval_kernels as kernels;
 pub use head::Head;
 use kernels::Isa;
 use keys::Keys;

@@ -194,7 +194,7 @@ fn softmax(scores: &mut [f32]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_numbers::Numbers;
+    use crate::kernels::random::Numbers;
 
     /// The definition in f64.
     fn naive(heads: Heads, scale: f64, q: &[f32], k: &[f32], v: &[f32], seen: &[u32]) -> Vec<f64> {

@@ -101,7 +101,7 @@ impl Kernel for OverPaths<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_numbers::Numbers;
+    use crate::kernels::random::Numbers;
 
     /// `Σ_age w[channel][last - age] · x[ancestor][channel]`, walking up from the node, in f64.
     fn naive(parents: &[u32], x: &[f32], w: &[f32], taps: usize, row: usize, channel: usize) -> f64 {

@@ -64,7 +64,7 @@ fn columns<const W: usize>(state: &mut [f32], x: Update<'_>, column: usize, o: &
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_numbers::Numbers;
+    use crate::kernels::random::Numbers;
 
     #[test]
     fn agrees_with_the_formula_in_f64_at_any_width() {

@@ -133,7 +133,7 @@ impl Kernel for LayerNorm<'_> {
 
 /// Folds `x` into [`LANES`] lanes by `add`, then adds the lanes in order in f64.
 #[inline(always)]
-pub(crate) fn lane_sum(x: &[f32], add: impl Fn(f32, f32) -> f32) -> f64 {
+pub fn lane_sum(x: &[f32], add: impl Fn(f32, f32) -> f32) -> f64 {
     let mut sums = [0.0f32; LANES];
     let (whole, rest) = x.as_chunks::<LANES>();
     for x in whole {
@@ -240,7 +240,7 @@ impl Kernel for Gates<'_> {
 #[allow(clippy::print_stdout)] // Largest errors, shown by `--nocapture`.
 mod tests {
     use super::*;
-    use crate::test_numbers::Numbers;
+    use crate::random::Numbers;
 
     /// Error in units in the last place of the exact result.
     fn ulps(got: f32, exact: f64) -> f64 {

@@ -189,7 +189,7 @@ impl Kernel for Slstm<'_> {
 #[allow(clippy::print_stdout)] // Largest errors, shown by `--nocapture`.
 mod tests {
     use super::*;
-    use crate::test_numbers::Numbers;
+    use crate::random::Numbers;
 
     fn ulps(got: f32, exact: f64) -> f64 {
         let nearest = (exact as f32).abs();

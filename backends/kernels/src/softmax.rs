@@ -79,7 +79,7 @@ fn row_max(row: &[f32]) -> f32 {
 #[allow(clippy::print_stdout)] // Largest errors, shown by `--nocapture`.
 mod tests {
     use super::*;
-    use crate::test_numbers::Numbers;
+    use crate::random::Numbers;
 
     fn whole(isa: Isa, row: &[f32]) -> LogSumExp {
         let mut sums = [LogSumExp::EMPTY];

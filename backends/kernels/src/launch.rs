@@ -47,7 +47,7 @@ impl Isa {
 
     /// Whether a register holds 16 `f32` and there are 32 of them.
     #[inline(always)]
-    pub(crate) fn is_wide(self) -> bool {
+    pub fn is_wide(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         return self.0 == Set::Avx512;
         #[cfg(not(target_arch = "x86_64"))]
@@ -56,14 +56,14 @@ impl Isa {
 }
 
 /// Work to be compiled once per instruction set. `run` and what it calls must be `#[inline(always)]`.
-pub(crate) trait Kernel {
+pub trait Kernel {
     /// Does the work. `isa` is a constant after inlining, for choosing tile sizes; it must not change a result.
     fn run(self, isa: Isa);
 }
 
 /// Runs `kernel` as compiled for `isa`.
 #[inline]
-pub(crate) fn launch<K: Kernel>(isa: Isa, kernel: K) {
+pub fn launch<K: Kernel>(isa: Isa, kernel: K) {
     match isa.0 {
         Set::Portable => kernel.run(Isa::PORTABLE),
         // SAFETY: an `Isa` of this set exists only where `Isa::available` detected its features.

@@ -8,10 +8,10 @@ pub mod cells;
 pub mod elementwise;
 pub mod gemm;
 mod launch;
+pub mod random;
 pub mod softmax;
 
-pub use launch::Isa;
-pub(crate) use launch::{Kernel, launch};
+pub use launch::{Isa, Kernel, launch};
 
 /// Lanes of a sum: element `i` belongs to lane `i % LANES`, whatever the width of the machine's registers.
-pub(crate) const LANES: usize = 16;
+pub const LANES: usize = 16;

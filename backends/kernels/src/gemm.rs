@@ -199,7 +199,7 @@ fn tile<const V: usize>(x: [&[f32]; ROWS], w: &[f32], offset: usize, out: &mut [
 #[allow(clippy::print_stdout)] // Largest errors, shown by `--nocapture`.
 mod tests {
     use super::*;
-    use crate::test_numbers::Numbers;
+    use crate::random::Numbers;
 
     /// Shapes with ragged rows, columns and blocks.
     const SHAPES: [(usize, usize, usize); 7] =
