@@ -36,7 +36,7 @@ pub struct BuildOptions {
     pub dev_share: f64,
     /// Seed of all draws.
     pub seed: u64,
-    /// Whether BOS stands before each document.
+    /// Whether BOS stands before each document, if the tokenizer has one that is not its EOS.
     pub bos: bool,
     /// Most tokens of a shard.
     pub shard_tokens: u64,
@@ -138,7 +138,7 @@ impl<'a> Build<'a> {
             return Err(Error::plan("shards of no tokens can hold none; give a number from 1"));
         }
         let tokenizer = Tokenizer::load(folder)?.special_as_text();
-        let record = tokenizer_record(&tokenizer, options.bos)?;
+        let record = tokenizer_record(&tokenizer)?;
         let width = token_bytes(record.vocab);
         Ok(Self { all, training: sources.train.len(), sources, tokenizer, record, width, options, effort })
     }
@@ -259,6 +259,11 @@ impl<'a> Build<'a> {
         error.expect("they differ").into()
     }
 
+    /// What stands before documents.
+    fn bos(&self) -> Option<u32> {
+        self.record.bos.filter(|bos| self.options.bos && *bos != self.record.eos)
+    }
+
     /// A document's tokens with EOS behind and, where asked for, BOS before them, in bytes.
     fn ids(&self, read: &Read) -> Result<Vec<u8>, Error> {
         let path = || self.all[read.source].file.path.clone();
@@ -267,7 +272,7 @@ impl<'a> Build<'a> {
             line: read.document.line,
             cause,
         })?;
-        let bos = self.record.bos.filter(|_| self.options.bos);
+        let bos = self.bos();
         let mut bytes = Vec::with_capacity((ids.len() + 2) * self.width as usize);
         for id in bos.into_iter().chain(ids).chain([self.record.eos]) {
             let fits = if id < self.record.vocab { push_token(&mut bytes, id, self.width) } else { Err(id) };
@@ -346,7 +351,7 @@ impl<'a> Build<'a> {
             seed: options.seed,
             tokenizer: self.record.clone(),
             token_bytes: self.width,
-            bos: options.bos,
+            bos: self.bos().is_some(),
             mixture: MixtureRecord {
                 name: options.mixture.name(),
                 source,
@@ -418,7 +423,7 @@ fn available(documents: &[Seen], of: &[usize], domains: usize) -> Vec<(u64, u64)
     all
 }
 
-fn tokenizer_record(tokenizer: &Tokenizer, bos: bool) -> Result<TokenizerRecord, Error> {
+fn tokenizer_record(tokenizer: &Tokenizer) -> Result<TokenizerRecord, Error> {
     let special = tokenizer.special();
     let missing = |role: &str, why: &str| {
         Error::plan(format!(
@@ -427,9 +432,6 @@ fn tokenizer_record(tokenizer: &Tokenizer, bos: bool) -> Result<TokenizerRecord,
         ))
     };
     let eos = special.eos.as_ref().ok_or_else(|| missing("eos", "ends every document"))?.id;
-    if bos && special.bos.is_none() {
-        return Err(missing("bos", "--bos puts before every document"));
-    }
     Ok(TokenizerRecord {
         json_sha256: sha256_file(&tokenizer.folder().join("tokenizer.json"))?,
         sha256: tokenizer.sha256().to_owned(),

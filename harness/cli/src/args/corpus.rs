@@ -186,9 +186,10 @@ pub(crate) struct CorpusBuildArgs {
     /// Seed of sampling and order
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub(crate) seed: u64,
-    /// Put the tokenizer's BOS before each document
+    /// Put no BOS before documents. Without this, a tokenizer's BOS that is not its EOS stands there: scoring puts it before
+    /// sentences, so training has to show it
     #[arg(long)]
-    pub(crate) bos: bool,
+    pub(crate) no_bos: bool,
     /// Most tokens of a shard
     #[arg(long, default_value = "250M", value_name = "N", value_parser = bheval_corpus::mixture::words)]
     pub(crate) shard_tokens: u64,

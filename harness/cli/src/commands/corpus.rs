@@ -98,7 +98,7 @@ fn options(args: &CorpusBuildArgs, planned: Vec<(String, Share)>) -> anyhow::Res
         allow_short: args.allow_short,
         dev_share: args.dev_share.unwrap_or(0.01),
         seed: args.seed,
-        bos: args.bos,
+        bos: !args.no_bos,
         shard_tokens: args.shard_tokens,
         program: format!("bheval {}", env!("CARGO_PKG_VERSION")),
     })
