@@ -8,6 +8,7 @@ pub mod cells;
 pub mod elementwise;
 pub mod gemm;
 mod launch;
+pub mod product;
 pub mod random;
 pub mod softmax;
 

@@ -1,0 +1,1 @@
+//! The LSTM cell over a sequence.

@@ -1,0 +1,18 @@
+//! One file an operation: its forward pass, what it keeps, and its way back.
+
+pub mod activation;
+pub mod add;
+pub mod attention;
+pub mod convolution;
+pub mod dropout;
+pub mod embedding;
+pub mod gla;
+pub mod layer_norm;
+pub mod linear;
+pub mod lstm;
+pub mod mlstm;
+pub mod rms_norm;
+pub mod rows;
+pub mod selective_scan;
+pub mod slstm;
+pub mod ssd;
