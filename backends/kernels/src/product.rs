@@ -64,7 +64,9 @@ fn run(
 ) {
     let (m, k, n) = (a.rows, a.columns, b.columns);
     assert!(b.rows == k && c.rows == m && c.columns == n, "a, b and c differ in shape");
-    (a.check(), b.check(), c.check());
+    a.check();
+    b.check();
+    c.check();
     if m == 0 || n == 0 {
         return;
     }
