@@ -223,3 +223,149 @@ impl<'a> Blocks<'a> {
         Some(Term { said: kind, temperature: teacher.temperature, weight: teacher.weight })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::{differences, near, normal, setting};
+    use crate::parameters::{Init, Parameters};
+    use crate::pool::Pool;
+    use crate::tape::{Back, Operation};
+
+    const VOCAB: usize = 19;
+    const WIDTH: usize = 5;
+    const TARGETS: [i32; 6] = [3, -100, 18, 0, 3, 7];
+    const WEIGHT: f32 = 0.3;
+
+    struct Leaf;
+
+    impl Operation for Leaf {
+        fn backward(self: Box<Self>, _: &mut Back<'_, '_>) {}
+    }
+
+    /// `ln softmax(z / T)`
+    fn log_softmax(z: &[f64], temperature: f64) -> Vec<f64> {
+        let max = z.iter().fold(f64::MIN, |m, &x| m.max(x));
+        let sum: f64 = z.iter().map(|x| ((x - max) / temperature).exp()).sum();
+        z.iter().map(|x| (x - max) / temperature - sum.ln()).collect()
+    }
+
+    /// The teacher's log-probabilities of single events, each with its tokens.
+    fn events(teacher: &Teacher<'_>, row: usize, u: &[f64]) -> Vec<(f64, Vec<usize>)> {
+        match teacher.kind {
+            TeacherKind::Top { k, ids, log_probs, rest } => {
+                let ids: Vec<usize> = ids[row * k..][..k].iter().map(|&id| id as usize).collect();
+                let others = (0..VOCAB).filter(|i| !ids.contains(i)).collect();
+                let mut all: Vec<_> =
+                    ids.iter().zip(&log_probs[row * k..]).map(|(&id, &l)| (f64::from(l), vec![id])).collect();
+                all.push((f64::from(rest[row]), others));
+                all
+            }
+            _ => {
+                let log_p = log_softmax(u, f64::from(teacher.temperature));
+                log_p.into_iter().enumerate().map(|(i, l)| (l, vec![i])).collect()
+            }
+        }
+    }
+
+    /// The weighted loss in f64, word for word as the module says.
+    fn twin(x: &[Vec<f64>], cap: Option<f32>, targets: &Targets<'_>, u: &[f64]) -> f64 {
+        let (hidden, weight, bias) = (&x[0], &x[1], &x[2]);
+        let mut loss = 0.0;
+        for (row, &target) in targets.tokens.iter().enumerate() {
+            let dot = |v: usize| -> f64 {
+                (0..WIDTH).map(|d| hidden[row * WIDTH + d] * weight[v * WIDTH + d]).sum::<f64>() + bias[v]
+            };
+            let capped = |z: f64| cap.map_or(z, |c| f64::from(c) * (z / f64::from(c)).tanh());
+            let z: Vec<f64> = (0..VOCAB).map(|v| capped(dot(v))).collect();
+            if target >= 0 {
+                loss -= f64::from(targets.weight) * log_softmax(&z, 1.0)[target as usize];
+            }
+            let Some(teacher) = targets.teacher.filter(|t| target >= 0 || t.every_position) else { continue };
+            let log_q = log_softmax(&z, f64::from(teacher.temperature));
+            for (log_p, tokens) in events(&teacher, row, &u[row * VOCAB..][..VOCAB]) {
+                let q: f64 = tokens.iter().map(|&i| log_q[i].exp()).sum();
+                loss += f64::from(teacher.weight) * log_p.exp() * (log_p - q.ln());
+            }
+        }
+        loss
+    }
+
+    /// Loss and gradients of hidden states, head and bias, beside the twin's.
+    fn compare(cap: Option<f32>, teacher: Option<Teacher<'_>>, u: &[f32]) {
+        let (hidden, weight, bias) =
+            (normal(6 * WIDTH, 1.0, 1), normal(VOCAB * WIDTH, 1.0, 2), normal(VOCAB, 1.0, 3));
+        let mut parameters = Parameters::default();
+        let w = parameters.matrix("w", &[VOCAB, WIDTH], Init::Values(weight.clone()));
+        let b = parameters.vector("b", &[VOCAB], Init::Values(bias.clone()));
+        parameters.initialise(0);
+        let head = Head { weight: w, bias: Some(b), soft_cap: cap, vocab: VOCAB, width: WIDTH };
+        let targets = Targets { tokens: &TARGETS, weight: WEIGHT, teacher };
+        let (mut pool, mut gradients) = (Pool::default(), Gradients::new(&parameters));
+        let mut tape = Tape::new(setting(2, 3), &parameters, &mut pool, true);
+        let x = tape.push(hidden.clone(), |_| Leaf);
+        let only = losses(&mut tape, x, head, &targets);
+        let (found, dx) = descend(&mut tape, x, head, &targets, &mut gradients);
+        assert_eq!(only, found);
+        assert_eq!(found.targets, 5);
+        let wide = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
+        let (all, u) = (vec![wide(&hidden), wide(&weight), wide(&bias)], wide(u));
+        let loss = |x: &[Vec<f64>]| twin(x, cap, &targets, &u);
+        let total =
+            f64::from(WEIGHT) * found.nats + teacher.map_or(0.0, |t| f64::from(t.weight) * found.divergence);
+        near("loss", &[total as f32], &[loss(&all)], 2e-6);
+        let got = [dx].into_iter().chain(gradients.finish().iter().cloned());
+        for (i, got) in got.enumerate() {
+            near(&format!("gradient {i}"), &got, &differences(&all, i, loss), 3e-6);
+        }
+    }
+
+    fn teacher(kind: TeacherKind<'_>, temperature: f32, every_position: bool) -> Option<Teacher<'_>> {
+        Some(Teacher { kind, temperature, weight: 0.7, every_position })
+    }
+
+    #[test]
+    fn cross_entropy_with_bias_and_soft_cap() {
+        compare(None, None, &[0.0; 6 * VOCAB]);
+        compare(Some(1.5), None, &[0.0; 6 * VOCAB]);
+    }
+
+    #[test]
+    fn divergence_from_logits() {
+        let u = normal(6 * VOCAB, 2.0, 4);
+        for (temperature, every) in [(1.0, false), (2.0, true), (0.5, false)] {
+            compare(None, teacher(TeacherKind::Logits(&u), temperature, every), &u);
+            compare(Some(2.0), teacher(TeacherKind::Logits(&u), temperature, every), &u);
+        }
+    }
+
+    #[test]
+    fn divergence_from_hidden_states() {
+        let (hidden, head, bias) = (normal(6 * 3, 1.0, 5), normal(VOCAB * 3, 1.0, 6), normal(VOCAB, 1.0, 7));
+        let logit = |i: usize| {
+            let (row, v) = (i / VOCAB, i % VOCAB);
+            (0..3).map(|d| hidden[row * 3 + d] * head[v * 3 + d]).sum::<f32>() + bias[v]
+        };
+        let u: Vec<f32> = (0..6 * VOCAB).map(logit).collect();
+        let kind = TeacherKind::Hidden { width: 3, hidden: &hidden, head: &head, bias: Some(&bias) };
+        compare(None, teacher(kind, 2.0, true), &u);
+    }
+
+    #[test]
+    fn divergence_from_the_most_probable_tokens() {
+        let (u, k) = (normal(6 * VOCAB, 2.0, 8), 4);
+        let (mut ids, mut log_probs, mut rest) = (vec![], vec![], vec![]);
+        for row in u.chunks(VOCAB) {
+            let log_p = log_softmax(&row.iter().map(|&x| f64::from(x)).collect::<Vec<_>>(), 2.0);
+            let mut order: Vec<usize> = (0..VOCAB).collect();
+            order.sort_by(|&a, &b| log_p[b].total_cmp(&log_p[a]));
+            ids.extend(order[..k].iter().map(|&i| i as u32));
+            log_probs.extend(order[..k].iter().map(|&i| log_p[i] as f32));
+            rest.push(order[k..].iter().map(|&i| log_p[i].exp()).sum::<f64>().ln() as f32);
+        }
+        let kind = TeacherKind::Top { k, ids: &ids, log_probs: &log_probs, rest: &rest };
+        for every in [false, true] {
+            compare(None, teacher(kind, 2.0, every), &u);
+        }
+    }
+}
