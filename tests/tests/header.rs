@@ -227,6 +227,7 @@ fn layouts() -> Vec<Layout> {
             describe,
             tensor,
             flops,
+            bytes,
             accumulate,
             evaluate,
             hidden,

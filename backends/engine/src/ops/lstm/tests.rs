@@ -44,8 +44,7 @@ fn numbers(rows: usize, inputs: usize, hidden: usize, scale: f32, bias: bool) ->
 
 fn hold_layer(batch: usize, steps: usize, (inputs, hidden): (usize, usize), scale: f32, bias: bool) {
     let (x, p) = numbers(batch * steps, inputs, hidden, scale, bias);
-    let case =
-        Case { setting: setting(batch, steps), inputs: &[x], parameters: &p, tolerance: 1e-5 };
+    let case = Case { setting: setting(batch, steps), inputs: &[x], parameters: &p, tolerance: 1e-5 };
     hold(
         &case,
         |tape, x, p| lstm(tape, x[0], layer(p, inputs, hidden)),
