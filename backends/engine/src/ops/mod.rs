@@ -13,6 +13,7 @@ pub mod linear;
 pub mod lstm;
 pub mod mlstm;
 pub mod rms_norm;
+pub mod rotary;
 pub mod rows;
 pub mod selective_scan;
 pub mod slstm;
