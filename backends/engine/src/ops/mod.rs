@@ -8,6 +8,7 @@ pub mod convolution;
 pub mod dropout;
 pub mod embedding;
 pub mod gla;
+pub mod joined;
 pub mod layer_norm;
 pub mod linear;
 pub mod lstm;
