@@ -9,6 +9,7 @@ pub mod embedding;
 pub mod gla;
 pub mod layer_norm;
 pub mod linear;
+pub mod lower_bounds;
 pub mod lstm;
 pub mod mlstm;
 pub mod rms_norm;
