@@ -1,17 +1,11 @@
 //! Rows divided among heads, so that each task writes columns of its own.
 
+use crate::ops::columns::{bounds, column_blocks};
+
 /// Blocks of `dim` columns of each sequence, one slice a step: block `j` of sequence `b` has place `b * width / dim + j`.
 pub(super) fn blocks(x: &mut [f32], steps: usize, width: usize, dim: usize) -> Vec<Vec<&mut [f32]>> {
-    let mut blocks: Vec<Vec<&mut [f32]>> = Vec::with_capacity(x.len() / (steps * dim));
-    for sequence in x.chunks_exact_mut(steps * width) {
-        let first = blocks.len();
-        blocks.extend((0..width / dim).map(|_| Vec::with_capacity(steps)));
-        for row in sequence.chunks_exact_mut(width) {
-            let places = row.chunks_exact_mut(dim).zip(&mut blocks[first..]);
-            places.for_each(|(columns, block)| block.push(columns));
-        }
-    }
-    blocks
+    let bounds = bounds(width, dim);
+    x.chunks_exact_mut(steps * width).flat_map(|x| column_blocks(x.chunks_exact_mut(width), &bounds)).collect()
 }
 
 /// The blocks of `[u | z | i]` that belong together, in the order of sequences and heads.
