@@ -3,7 +3,7 @@
 pub mod activation;
 pub mod add;
 pub mod attention;
-pub(crate) mod columns;
+pub(crate) mod blocks;
 pub mod convolution;
 pub mod dropout;
 pub mod embedding;
