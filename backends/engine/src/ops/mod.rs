@@ -3,7 +3,7 @@
 pub mod activation;
 pub mod add;
 pub mod attention;
-pub(crate) mod columns;
+pub(crate) mod blocks;
 pub mod convolution;
 pub mod dropout;
 pub mod embedding;
@@ -11,6 +11,7 @@ pub mod gla;
 pub mod joined;
 pub mod layer_norm;
 pub mod linear;
+pub mod lower_bounds;
 pub mod lstm;
 pub mod mlstm;
 pub mod rms_norm;
