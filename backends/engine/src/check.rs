@@ -81,6 +81,26 @@ pub(crate) fn hold(
     }
 }
 
+/// The output of an operation without tensors, and the gradients of its inputs for some upstream gradient.
+pub(crate) fn gradients(
+    setting: Setting,
+    inputs: &[Vec<f32>],
+    operation: impl Fn(&mut Tape<'_>, &[Value]) -> Value,
+) -> Vec<Vec<f32>> {
+    let parameters = Parameters::default();
+    let (mut pool, mut gradients) = (Pool::default(), Gradients::new(&parameters));
+    let leaves = Arc::new(Mutex::new(vec![vec![]; inputs.len()]));
+    let mut tape = Tape::new(setting, &parameters, &mut pool, true);
+    let input =
+        |(i, x): (usize, &Vec<f32>)| tape.push(x.clone(), |value| Leaf(value, i, Arc::clone(&leaves)));
+    let values: Vec<Value> = inputs.iter().enumerate().map(input).collect();
+    let out = operation(&mut tape, &values);
+    let y = tape.get(out).to_vec();
+    tape.backward(out, normal(y.len(), 1.0, 99), &mut gradients);
+    let leaves = leaves.lock().expect("no test thread panicked").clone();
+    [vec![y], leaves].concat()
+}
+
 /// Central differences of `loss` for each element of `all[which]`.
 fn differences(all: &[Vec<f64>], which: usize, loss: impl Fn(&[Vec<f64>]) -> f64) -> Vec<f64> {
     const H: f64 = 1e-5;
