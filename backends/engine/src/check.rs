@@ -46,59 +46,54 @@ pub(crate) fn hold(
     operation: impl Fn(&mut Tape<'_>, &[Value], &[Parameter]) -> Value,
     twin: impl Fn(&[Vec<f64>], &[Vec<f64>]) -> Vec<f64>,
 ) {
-    let mut parameters = Parameters::default();
-    let add = |(i, values): (usize, &Vec<f32>)| {
-        parameters.matrix(format!("p{i}"), &[values.len()], Init::Values(values.clone()))
-    };
-    let ids: Vec<Parameter> = case.parameters.iter().enumerate().map(add).collect();
-    parameters.initialise(0);
-    let (mut pool, mut gradients) = (Pool::default(), Gradients::new(&parameters));
-    let leaves = Arc::new(Mutex::new(vec![vec![]; case.inputs.len()]));
-    let mut tape = Tape::new(case.setting, &parameters, &mut pool, true);
-    let input =
-        |(i, x): (usize, &Vec<f32>)| tape.push(x.clone(), |value| Leaf(value, i, Arc::clone(&leaves)));
-    let values: Vec<Value> = case.inputs.iter().enumerate().map(input).collect();
-    let out = operation(&mut tape, &values, &ids);
-    let y = tape.get(out).to_vec();
-    let cotangent = normal(y.len(), 1.0, 99);
-    tape.backward(out, cotangent.clone(), &mut gradients);
+    let got = gradients(case.setting, case.inputs, case.parameters, operation);
+    let cotangent = normal(got[0].len(), 1.0, UPSTREAM);
     let wide = |all: &[Vec<f32>]| -> Vec<Vec<f64>> {
         all.iter().map(|x| x.iter().map(|&x| f64::from(x)).collect()).collect()
     };
     let (inputs, tensors) = (wide(case.inputs), wide(case.parameters));
-    near("output", &y, &twin(&inputs, &tensors), case.tolerance);
+    near("output", &got[0], &twin(&inputs, &tensors), case.tolerance);
     let loss = |inputs: &[Vec<f64>], tensors: &[Vec<f64>]| -> f64 {
         twin(inputs, tensors).iter().zip(&cotangent).map(|(y, c)| y * f64::from(*c)).sum()
     };
-    let leaves = leaves.lock().expect("no test thread panicked").clone();
+    let (leaves, parameters) = got[1..].split_at(inputs.len());
     for (i, got) in leaves.iter().enumerate() {
         let at = |x: &[Vec<f64>]| loss(x, &tensors);
         near(&format!("gradient of input {i}"), got, &differences(&inputs, i, at), case.tolerance);
     }
-    for (i, got) in gradients.finish().iter().enumerate() {
+    for (i, got) in parameters.iter().enumerate() {
         let at = |x: &[Vec<f64>]| loss(&inputs, x);
         near(&format!("gradient of parameter {i}"), got, &differences(&tensors, i, at), case.tolerance);
     }
 }
 
-/// The output of an operation without tensors, and the gradients of its inputs for some upstream gradient.
+/// Seed of the gradient of an output.
+const UPSTREAM: u64 = 99;
+
+/// The output of `operation`, and the gradients of its inputs and then its tensors for some gradient of the output.
 pub(crate) fn gradients(
     setting: Setting,
     inputs: &[Vec<f32>],
-    operation: impl Fn(&mut Tape<'_>, &[Value]) -> Value,
+    tensors: &[Vec<f32>],
+    operation: impl Fn(&mut Tape<'_>, &[Value], &[Parameter]) -> Value,
 ) -> Vec<Vec<f32>> {
-    let parameters = Parameters::default();
+    let mut parameters = Parameters::default();
+    let add = |(i, values): (usize, &Vec<f32>)| {
+        parameters.matrix(format!("p{i}"), &[values.len()], Init::Values(values.clone()))
+    };
+    let ids: Vec<Parameter> = tensors.iter().enumerate().map(add).collect();
+    parameters.initialise(0);
     let (mut pool, mut gradients) = (Pool::default(), Gradients::new(&parameters));
     let leaves = Arc::new(Mutex::new(vec![vec![]; inputs.len()]));
     let mut tape = Tape::new(setting, &parameters, &mut pool, true);
     let input =
         |(i, x): (usize, &Vec<f32>)| tape.push(x.clone(), |value| Leaf(value, i, Arc::clone(&leaves)));
     let values: Vec<Value> = inputs.iter().enumerate().map(input).collect();
-    let out = operation(&mut tape, &values);
+    let out = operation(&mut tape, &values, &ids);
     let y = tape.get(out).to_vec();
-    tape.backward(out, normal(y.len(), 1.0, 99), &mut gradients);
+    tape.backward(out, normal(y.len(), 1.0, UPSTREAM), &mut gradients);
     let leaves = leaves.lock().expect("no test thread panicked").clone();
-    [vec![y], leaves].concat()
+    [vec![y], leaves, gradients.finish().to_vec()].concat()
 }
 
 /// Central differences of `loss` for each element of `all[which]`.

@@ -171,7 +171,9 @@ fn the_number_of_threads_changes_nothing() {
     let inputs = twin.inputs(3, 2.0);
     let run = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
-        pool.install(|| crate::check::gradients(setting(3, 130), &inputs, |tape, x| twin.run(tape, x, 64)))
+        pool.install(|| {
+            crate::check::gradients(setting(3, 130), &inputs, &[], |tape, x, _| twin.run(tape, x, 64))
+        })
     };
     assert_eq!(run(1), run(3));
 }
