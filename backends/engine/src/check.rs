@@ -40,64 +40,79 @@ impl Operation for Leaf {
     }
 }
 
+/// What a run on the tape gives: the output, the gradients of the inputs and those of the tensors.
+#[derive(PartialEq, Debug)]
+struct Run {
+    output: Vec<f32>,
+    cotangent: Vec<f32>,
+    inputs: Vec<Vec<f32>>,
+    parameters: Vec<Vec<f32>>,
+}
+
+fn run(case: &Case<'_>, operation: impl Fn(&mut Tape<'_>, &[Value], &[Parameter]) -> Value) -> Run {
+    let mut parameters = Parameters::default();
+    let add = |(i, values): (usize, &Vec<f32>)| {
+        parameters.matrix(format!("p{i}"), &[values.len()], Init::Values(values.clone()))
+    };
+    let ids: Vec<Parameter> = case.parameters.iter().enumerate().map(add).collect();
+    parameters.initialise(0);
+    let (mut pool, mut gradients) = (Pool::default(), Gradients::new(&parameters));
+    let leaves = Arc::new(Mutex::new(vec![vec![]; case.inputs.len()]));
+    let mut tape = Tape::new(case.setting, &parameters, &mut pool, true);
+    let input =
+        |(i, x): (usize, &Vec<f32>)| tape.push(x.clone(), |value| Leaf(value, i, Arc::clone(&leaves)));
+    let values: Vec<Value> = case.inputs.iter().enumerate().map(input).collect();
+    let out = operation(&mut tape, &values, &ids);
+    let output = tape.get(out).to_vec();
+    let cotangent = normal(output.len(), 1.0, 99);
+    tape.backward(out, cotangent.clone(), &mut gradients);
+    let inputs = leaves.lock().expect("no test thread panicked").clone();
+    Run { output, cotangent, inputs, parameters: gradients.finish().to_vec() }
+}
+
 /// Runs `operation` on the case and `twin` on the same numbers (inputs, then parameters) in f64.
 pub(crate) fn hold(
     case: &Case<'_>,
     operation: impl Fn(&mut Tape<'_>, &[Value], &[Parameter]) -> Value,
     twin: impl Fn(&[Vec<f64>], &[Vec<f64>]) -> Vec<f64>,
 ) {
-    let got = gradients(case.setting, case.inputs, case.parameters, operation);
-    let cotangent = normal(got[0].len(), 1.0, UPSTREAM);
+    let got = run(case, operation);
     let wide = |all: &[Vec<f32>]| -> Vec<Vec<f64>> {
         all.iter().map(|x| x.iter().map(|&x| f64::from(x)).collect()).collect()
     };
     let (inputs, tensors) = (wide(case.inputs), wide(case.parameters));
-    near("output", &got[0], &twin(&inputs, &tensors), case.tolerance);
+    near("output", &got.output, &twin(&inputs, &tensors), case.tolerance);
     let loss = |inputs: &[Vec<f64>], tensors: &[Vec<f64>]| -> f64 {
-        twin(inputs, tensors).iter().zip(&cotangent).map(|(y, c)| y * f64::from(*c)).sum()
+        twin(inputs, tensors).iter().zip(&got.cotangent).map(|(y, c)| y * f64::from(*c)).sum()
     };
-    let (leaves, parameters) = got[1..].split_at(inputs.len());
-    for (i, got) in leaves.iter().enumerate() {
+    for (i, got) in got.inputs.iter().enumerate() {
         let at = |x: &[Vec<f64>]| loss(x, &tensors);
         near(&format!("gradient of input {i}"), got, &differences(&inputs, i, at), case.tolerance);
     }
-    for (i, got) in parameters.iter().enumerate() {
+    for (i, got) in got.parameters.iter().enumerate() {
         let at = |x: &[Vec<f64>]| loss(&inputs, x);
         near(&format!("gradient of parameter {i}"), got, &differences(&tensors, i, at), case.tolerance);
     }
 }
 
-/// Seed of the gradient of an output.
-const UPSTREAM: u64 = 99;
-
-/// The output of `operation`, and the gradients of its inputs and then its tensors for some gradient of the output.
-pub(crate) fn gradients(
-    setting: Setting,
-    inputs: &[Vec<f32>],
-    tensors: &[Vec<f32>],
-    operation: impl Fn(&mut Tape<'_>, &[Value], &[Parameter]) -> Value,
-) -> Vec<Vec<f32>> {
-    let mut parameters = Parameters::default();
-    let add = |(i, values): (usize, &Vec<f32>)| {
-        parameters.matrix(format!("p{i}"), &[values.len()], Init::Values(values.clone()))
+/// Runs `operation` on 1, 2 and 3 threads: the output and all gradients have the same bits.
+pub(crate) fn same_bits(
+    case: &Case<'_>,
+    operation: impl Fn(&mut Tape<'_>, &[Value], &[Parameter]) -> Value + Sync,
+) {
+    let on = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");
+        pool.install(|| run(case, &operation))
     };
-    let ids: Vec<Parameter> = tensors.iter().enumerate().map(add).collect();
-    parameters.initialise(0);
-    let (mut pool, mut gradients) = (Pool::default(), Gradients::new(&parameters));
-    let leaves = Arc::new(Mutex::new(vec![vec![]; inputs.len()]));
-    let mut tape = Tape::new(setting, &parameters, &mut pool, true);
-    let input =
-        |(i, x): (usize, &Vec<f32>)| tape.push(x.clone(), |value| Leaf(value, i, Arc::clone(&leaves)));
-    let values: Vec<Value> = inputs.iter().enumerate().map(input).collect();
-    let out = operation(&mut tape, &values, &ids);
-    let y = tape.get(out).to_vec();
-    tape.backward(out, normal(y.len(), 1.0, UPSTREAM), &mut gradients);
-    let leaves = leaves.lock().expect("no test thread panicked").clone();
-    [vec![y], leaves, gradients.finish().to_vec()].concat()
+    let one = on(1);
+    assert!([&one.inputs, &one.parameters].iter().all(|all| all.iter().flatten().all(|x| x.is_finite())));
+    for threads in [2, 3] {
+        assert!(on(threads) == one, "{threads} threads give other bits than 1");
+    }
 }
 
 /// Central differences of `loss` for each element of `all[which]`.
-fn differences(all: &[Vec<f64>], which: usize, loss: impl Fn(&[Vec<f64>]) -> f64) -> Vec<f64> {
+pub(crate) fn differences(all: &[Vec<f64>], which: usize, loss: impl Fn(&[Vec<f64>]) -> f64) -> Vec<f64> {
     const H: f64 = 1e-5;
     let mut moved = all.to_vec();
     let mut one = |i: usize| {

@@ -1,93 +1,42 @@
-//! Columns of a value: what an operation reads where another one wrote several things side by side.
+//! Rows divided into blocks of columns, so that each thread writes columns of its own.
 
-use bheval_kernels::gemm::Store;
-use bheval_kernels::product::View;
-use rayon::prelude::*;
-
-use crate::ops::rows::task_rows;
-use crate::tape::{Back, Tape, Value};
-
-/// Some columns of a value, `width` of them from `first` on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Columns {
-    /// Where they are.
-    pub value: Value,
-    /// The first one.
-    pub first: usize,
-    /// How many.
-    pub width: usize,
+/// The part of every row that lies in each block: `blocks[b][row]` has the columns `bounds[b]..bounds[b + 1]`.
+///
+/// # Panics
+/// If the bounds fall or leave the rows.
+pub(crate) fn column_blocks<'a>(
+    rows: impl Iterator<Item = &'a mut [f32]>,
+    bounds: &[usize],
+) -> Vec<Vec<&'a mut [f32]>> {
+    let mut blocks: Vec<Vec<&mut [f32]>> =
+        bounds.windows(2).map(|_| Vec::with_capacity(rows.size_hint().0)).collect();
+    for row in rows {
+        let mut rest = &mut row[bounds.first().copied().unwrap_or(0)..];
+        for (block, pair) in blocks.iter_mut().zip(bounds.windows(2)) {
+            let (columns, tail) = rest.split_at_mut(pair[1] - pair[0]);
+            block.push(columns);
+            rest = tail;
+        }
+    }
+    blocks
 }
 
-impl Columns {
-    /// All columns of a value.
-    #[must_use]
-    pub fn all(tape: &Tape<'_>, value: Value) -> Self {
-        Self { value, first: 0, width: tape.width(value) }
-    }
-
-    /// Equal shares of a value, side by side: one of them.
-    ///
-    /// # Panics
-    /// If the value does not fall into as many shares, or there is no such one.
-    #[must_use]
-    pub fn share(tape: &Tape<'_>, value: Value, shares: usize, which: usize) -> Self {
-        let all = tape.width(value);
-        assert!(
-            all.is_multiple_of(shares) && which < shares,
-            "no share {which} of {shares} in {all} columns"
-        );
-        Self { value, first: which * (all / shares), width: all / shares }
-    }
-
-    /// The columns of the rows of `x`, which is the value's matrix.
-    pub(crate) fn of<'a>(&self, x: &'a [f32], rows: usize) -> Rows<'a> {
-        Rows { x, stride: x.len() / rows, first: self.first, width: self.width }
-    }
-
-    /// Adds `gradient(row, out)` to the columns' gradient; `gradient` writes the row's whole share. Columns that no
-    /// operation reads keep a gradient of 0.
-    pub(crate) fn add_gradient(&self, back: &mut Back<'_, '_>, gradient: impl Fn(usize, &mut [f32]) + Sync) {
-        let stride = back.width(self.value);
-        let (store, mut all) = back.open(self.value);
-        let some = task_rows(stride);
-        all.par_chunks_mut(some * stride).enumerate().for_each(|(block, all)| {
-            let mut room = vec![0.0; if store == Store::Add { self.width } else { 0 }];
-            for (row, all) in (block * some..).zip(all.chunks_exact_mut(stride)) {
-                let own = self.first..self.first + self.width;
-                if store == Store::Add {
-                    gradient(row, &mut room);
-                    all[own].iter_mut().zip(&room).for_each(|(sum, g)| *sum += g);
-                } else {
-                    all[..own.start].fill(0.0);
-                    all[own.end..].fill(0.0);
-                    gradient(row, &mut all[own]);
-                }
-            }
-        });
-        back.close(self.value, all);
-    }
+/// Where blocks of `size` columns begin and end, the last one as wide as columns are left.
+pub(crate) fn bounds(columns: usize, size: usize) -> Vec<usize> {
+    (0..columns).step_by(size).chain([columns]).collect()
 }
 
-/// Rows of some columns.
-#[derive(Clone, Copy)]
-pub(crate) struct Rows<'a> {
-    x: &'a [f32],
-    stride: usize,
-    first: usize,
-    width: usize,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl<'a> Rows<'a> {
-    /// The columns in one row.
-    #[inline(always)]
-    pub(crate) fn row(&self, row: usize) -> &'a [f32] {
-        &self.x[row * self.stride + self.first..][..self.width]
-    }
-
-    /// Share `which` of `shares` equal ones, in the rows `first..first + rows`.
-    pub(crate) fn share(&self, which: usize, shares: usize, first: usize, rows: usize) -> View<'a> {
-        let width = self.width / shares;
-        let from = first * self.stride + self.first + which * width;
-        View::with_stride(&self.x[from..], rows, width, self.stride)
+    #[test]
+    fn every_column_belongs_to_one_block() {
+        let mut data: Vec<f32> = (0..12).map(|x| x as f32).collect();
+        let bounds = bounds(4, 3);
+        assert_eq!(bounds, [0, 3, 4]);
+        let blocks = column_blocks(data.chunks_exact_mut(4), &bounds);
+        assert_eq!(blocks[0], [[0.0, 1.0, 2.0], [4.0, 5.0, 6.0], [8.0, 9.0, 10.0]]);
+        assert_eq!(blocks[1], [[3.0], [7.0], [11.0]]);
     }
 }

@@ -23,7 +23,7 @@ use rayon::prelude::*;
 use self::backward::{BackRoom, HeadBack, Parts};
 use self::forward::{Head, Room, chunk_steps};
 use self::gates::Gates;
-use crate::ops::columns::{Columns, Rows};
+use crate::ops::selection::{Columns, Rows};
 use crate::tape::{Back, Operation, Setting, Tape, Value};
 
 /// Constants of a layer's cells.

@@ -3,7 +3,7 @@
 pub mod activation;
 pub mod add;
 pub mod attention;
-pub mod columns;
+pub(crate) mod columns;
 pub mod convolution;
 pub mod dropout;
 pub mod embedding;
@@ -15,5 +15,6 @@ pub mod mlstm;
 pub mod rms_norm;
 pub mod rows;
 pub mod selective_scan;
+pub mod selection;
 pub mod slstm;
 pub mod ssd;
