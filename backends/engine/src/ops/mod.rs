@@ -18,5 +18,6 @@ pub mod rms_norm;
 pub mod rotary;
 pub mod rows;
 pub mod selective_scan;
+pub mod selection;
 pub mod slstm;
 pub mod ssd;
