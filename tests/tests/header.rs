@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use bheval_abi::{
-    Backend, Dtype, FEATURE_FOREST, Forest, Kind, LOGITS_EXTENSION, Logits, LogitsTable, MAJOR,
-    MASKED_EXTENSION, MINOR, Masked, MaskedTable, Message, NO_PARENT, SYMBOL, Scores, Status,
+    Backend, Dtype, FEATURE_FOREST, Forest, HIDDEN_EXTENSION, Hidden, HiddenTable, Kind, LOGITS_EXTENSION,
+    Logits, LogitsTable, MAJOR, MASKED_EXTENSION, MINOR, Masked, MaskedTable, Message, NO_PARENT, RawHead,
+    SYMBOL, Scores, Status,
 };
 use cbindgen::Config;
 
@@ -50,6 +51,7 @@ fn made() -> String {
             t.replace("{rules}", &rules(&source))
                 .replace("{SYMBOL}", SYMBOL)
                 .replace("{LOGITS_EXTENSION}", LOGITS_EXTENSION)
+                .replace("{HIDDEN_EXTENSION}", HIDDEN_EXTENSION)
                 .replace("{MASKED_EXTENSION}", MASKED_EXTENSION)
                 .replace("{TRAIN_EXTENSION}", TRAIN_EXTENSION)
         });
@@ -185,6 +187,9 @@ fn layouts() -> Vec<Layout> {
         }),
         layout!(Logits { size, data, len }),
         layout!(LogitsTable { size, logits }),
+        layout!(RawHead { size, width, has_bias, weight, bias }),
+        layout!(Hidden { size, data, len }),
+        layout!(HiddenTable { size, head, hidden }),
         layout!(Masked { size, len, token, sequences, begin, queries, position, target }),
         layout!(MaskedTable { size, score }),
     ]
@@ -222,7 +227,7 @@ fn layout_asserts() -> String {
     let mut text = String::from("#include <assert.h>\n#include <stdalign.h>\n#include <bheval.h>\n");
     let mut check = |fact: String| text += &format!("static_assert({fact}, \"{fact}\");\n");
     for layout in layouts() {
-        let name = format!("Bheval{}", layout.name);
+        let name = format!("Bheval{}", layout.name.trim_start_matches("Raw"));
         check(format!("sizeof({name}) == {}", layout.size));
         check(format!("alignof({name}) == {}", layout.align));
         for (field, offset) in layout.fields {

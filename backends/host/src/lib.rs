@@ -15,7 +15,7 @@ mod model;
 mod search;
 mod worker;
 
-pub use bheval_abi::{Backend, Dtype, FEATURE_FOREST, Kind, Status};
+pub use bheval_abi::{Backend, Dtype, FEATURE_FOREST, HeadValues, Kind, Status, Teacher, TeacherKind};
 pub use error::Error;
 pub use forest::Forest;
 pub use library::{Library, Origin, Source};
