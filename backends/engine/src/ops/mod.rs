@@ -3,6 +3,7 @@
 pub mod activation;
 pub mod add;
 pub mod attention;
+pub(crate) mod columns;
 pub mod convolution;
 pub mod dropout;
 pub mod embedding;

@@ -3,9 +3,7 @@
 use std::convert::Infallible;
 use std::path::PathBuf;
 
-use bheval_abi::Backend;
-
-use bheval_abi::HeadValues;
+use bheval_abi::{Backend, HeadValues};
 
 use crate::model::Opened;
 use crate::{Error, Forest, Library, MaskedBatch, ModelInfo, ModelOptions, Scored, Source};
