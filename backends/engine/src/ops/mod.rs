@@ -17,7 +17,7 @@ pub mod mlstm;
 pub mod rms_norm;
 pub mod rotary;
 pub mod rows;
-pub mod selective_scan;
 pub mod selection;
+pub mod selective_scan;
 pub mod slstm;
 pub mod ssd;
