@@ -146,8 +146,7 @@ fn forward(setting: Setting, weights: &[f32], out: Out<'_>) {
         let mut y = column_blocks(at_step(out.y, hidden, step, steps), &bounds);
         let mut next = column_blocks(after.chunks_exact_mut(hidden), &bounds);
         let rows = gates.into_iter().zip(cells.drain(..).zip(y.drain(..).zip(next.drain(..))));
-        let rows: Vec<_> =
-            rows.map(|(gates, (cells, (y, next)))| Rows { gates, cells, y, next }).collect();
+        let rows: Vec<_> = rows.map(|(gates, (cells, (y, next)))| Rows { gates, cells, y, next }).collect();
         let above = (step > 0).then_some(&before[..]);
         let work = shares.par_iter_mut().zip(rows);
         work.with_max_len(1).for_each(|(share, rows)| share.forward(isa, above, rows));
