@@ -198,4 +198,4 @@ macro_rules! goldens {
     };
 }
 
-goldens! { gpt2 gpt_neox llama opt }
+goldens! { gpt2 gpt_neox llama lstm opt }

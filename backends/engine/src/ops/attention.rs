@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bheval_candle::ops::attention::Heads;
 use rayon::prelude::*;
 
-use crate::ops::columns::{bounds, column_blocks};
+use crate::ops::blocks::{bounds, column_blocks};
 use crate::ops::rotary::Rotary;
 use crate::tape::{Back, Operation, Tape, Value};
 use head::{Gradients, Group, Outputs};
