@@ -207,3 +207,4 @@ goldens! {
     lstm
     opt
 }
+goldens! { gpt2 gpt_neox llama lstm opt }
