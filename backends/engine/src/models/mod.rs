@@ -8,6 +8,7 @@ mod lstm;
 mod mamba;
 mod mamba2;
 mod opt;
+mod state_space;
 mod xlstm;
 
 use std::path::Path;
