@@ -208,3 +208,4 @@ goldens! {
     opt
 }
 goldens! { gpt2 gpt_neox llama lstm opt }
+goldens! { lstm mamba }
