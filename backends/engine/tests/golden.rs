@@ -199,4 +199,4 @@ macro_rules! goldens {
     };
 }
 
-goldens! { lstm }
+goldens! { hgrn2 hgrn2_conv lstm }
