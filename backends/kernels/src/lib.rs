@@ -12,6 +12,7 @@ mod launch;
 mod pack;
 pub mod product;
 pub mod random;
+pub mod small;
 pub mod softmax;
 pub mod tiles;
 mod tile;

@@ -8,6 +8,8 @@ mod lstm;
 mod mamba;
 mod mamba2;
 mod opt;
+mod recipe;
+mod transformer;
 mod xlstm;
 
 use std::path::Path;
