@@ -14,7 +14,6 @@ pub mod product;
 pub mod random;
 pub mod small;
 pub mod softmax;
-pub mod tiles;
 mod tile;
 mod view;
 #[cfg(target_arch = "x86_64")]

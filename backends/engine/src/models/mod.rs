@@ -11,6 +11,7 @@ mod opt;
 mod recipe;
 mod transformer;
 mod xlstm;
+mod xlstm_block;
 
 use std::path::Path;
 
