@@ -12,6 +12,7 @@ mod recipe;
 mod transformer;
 mod state_space;
 mod xlstm;
+mod xlstm_block;
 
 use std::path::Path;
 
