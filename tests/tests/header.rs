@@ -51,6 +51,7 @@ fn made() -> String {
                 .replace("{SYMBOL}", SYMBOL)
                 .replace("{LOGITS_EXTENSION}", LOGITS_EXTENSION)
                 .replace("{MASKED_EXTENSION}", MASKED_EXTENSION)
+                .replace("{TRAIN_EXTENSION}", TRAIN_EXTENSION)
         });
     };
     fill(&mut config.header);

@@ -283,7 +283,7 @@ unsafe extern "C" fn masked<M: LanguageModel>(
     }
 }
 
-unsafe extern "C" fn extension<M: LanguageModel>(id: Text<'_>) -> *const c_void {
+pub(crate) unsafe extern "C" fn extension<M: LanguageModel>(id: Text<'_>) -> *const c_void {
     // SAFETY: the host passes readable text.
     match unsafe { id.get() } {
         Some(LOGITS_EXTENSION) => table_or_null(M::LOGITS),
@@ -292,7 +292,7 @@ unsafe extern "C" fn extension<M: LanguageModel>(id: Text<'_>) -> *const c_void 
     }
 }
 
-fn table_or_null<T>(table: Option<&'static T>) -> *const c_void {
+pub(crate) fn table_or_null<T>(table: Option<&'static T>) -> *const c_void {
     table.map_or(std::ptr::null(), |table| (&raw const *table).cast())
 }
 
@@ -334,7 +334,7 @@ unsafe fn opened<'a, M>(model: *mut RawModel) -> Result<&'a mut Opened<M>, Failu
 
 /// # Safety
 /// `ptr` is null or points to `len` floats that nothing else uses.
-unsafe fn floats<'a>(ptr: *mut f32, len: usize) -> Result<&'a mut [f32], Failure> {
+pub(crate) unsafe fn floats<'a>(ptr: *mut f32, len: usize) -> Result<&'a mut [f32], Failure> {
     if len == 0 {
         return Ok(&mut []);
     }

@@ -25,6 +25,8 @@ mod logits;
 mod masked;
 mod table;
 mod text;
+mod train;
+mod trainable;
 
 pub use export::{Info, LanguageModel, Opening, backend, logits_table, masked_table};
 pub use failure::{Failure, Message, Status, guard};
@@ -35,6 +37,11 @@ pub use table::{
     Backend, Dtype, FEATURE_FOREST, Kind, MAJOR, MINOR, ModelInfo, OpenOptions, RawModel, SYMBOL,
 };
 pub use text::Text;
+pub use train::{
+    Kept, RawTeacher, RawTrainer, TRAIN_EXTENSION, Teacher, TeacherKind, TrainBatch, TrainInfo, TrainOptions,
+    TrainRates, TrainSums, TrainTable, TrainTensor, TrainView,
+};
+pub use trainable::{Found, Start, TensorInfo, Trainable, TrainerInfo, backend_that_trains, train_table};
 
 /// Compiles the how-to's example.
 #[cfg(doctest)]

@@ -82,7 +82,7 @@ pub(crate) fn hold(
 }
 
 /// Central differences of `loss` for each element of `all[which]`.
-fn differences(all: &[Vec<f64>], which: usize, loss: impl Fn(&[Vec<f64>]) -> f64) -> Vec<f64> {
+pub(crate) fn differences(all: &[Vec<f64>], which: usize, loss: impl Fn(&[Vec<f64>]) -> f64) -> Vec<f64> {
     const H: f64 = 1e-5;
     let mut moved = all.to_vec();
     let mut one = |i: usize| {

@@ -189,7 +189,7 @@ fn raw_forest(forest: &Forest) -> RawForest {
 }
 
 /// Makes a call, and turns a status and its message into an error.
-fn call(
+pub(crate) fn call(
     library: &Library,
     action: &'static str,
     f: impl FnOnce(*mut Message) -> Status,

@@ -11,8 +11,10 @@ mod launch;
 pub mod product;
 pub mod random;
 pub mod softmax;
+mod view;
 
 pub use launch::{Isa, Kernel, launch};
+pub use product::{Precision, Store, View, ViewMut, product, product_serial};
 
 /// Lanes of a sum: element `i` belongs to lane `i % LANES`, whatever the width of the machine's registers.
 pub const LANES: usize = 16;
