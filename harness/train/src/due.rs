@@ -46,7 +46,8 @@ mod tests {
 
     #[test]
     fn the_grid_has_28_points_up_to_a_billion_words() {
-        let at: Vec<u64> = (1..=1100).filter(|m| babylm_points(m * MILLION) > babylm_points((m - 1) * MILLION)).collect();
+        let at: Vec<u64> =
+            (1..=1100).filter(|m| babylm_points(m * MILLION) > babylm_points((m - 1) * MILLION)).collect();
         let expected: Vec<u64> =
             (1..=10).chain((2..=10).map(|i| i * 10)).chain((2..=10).map(|i| i * 100)).collect();
         assert_eq!(at, expected);

@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use bheval_corpus::{Split, Windows};
 
-use crate::Error;
-use crate::learner::{Batch, Teacher};
+use crate::learner::Batch;
+use crate::{Error, Teacher};
 
 /// A window: where it comes in the stream, and its tokens (one more than its inputs).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,12 +75,15 @@ fn words(split: &Split, window: &Window) -> u64 {
     split.words_in(window.tokens.start..window.tokens.end - 1)
 }
 
-/// How many windows it takes to see so many words, or none if an epoch has no words.
+/// Windows that are counted one by one, at most.
+const COUNTED: u64 = 1 << 28;
+
+/// How many windows it takes to see so many words, or none if that takes too long: an epoch without words, say.
 #[must_use]
 pub(crate) fn windows_of_words(split: &Split, windows: &Windows, wanted: u64) -> Option<u64> {
     let (mut number, mut seen) = (0, 0);
     while seen < wanted {
-        if number == windows.per_epoch() && seen == 0 {
+        if number == windows.per_epoch() && seen == 0 || number == COUNTED {
             return None;
         }
         seen += words(split, &window(windows, number));
@@ -152,7 +155,13 @@ impl Rows {
 
     /// Some of the sequences as a batch.
     #[must_use]
-    pub fn batch<'a>(&'a self, rows: Range<usize>, weight: f32, pass: u64, teacher: Option<Teacher<'a>>) -> Batch<'a> {
+    pub fn batch<'a>(
+        &'a self,
+        rows: Range<usize>,
+        weight: f32,
+        pass: u64,
+        teacher: Option<Teacher<'a>>,
+    ) -> Batch<'a> {
         let cells = rows.start * self.steps..rows.end * self.steps;
         Batch {
             batch: rows.len(),

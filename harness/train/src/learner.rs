@@ -1,11 +1,11 @@
 //! What trains: the arithmetic belongs to a backend, the loop to this crate. They meet here.
 
-use std::any::Any;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::teacher::Teacher;
 
 /// A tensor that is trained.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,13 +74,9 @@ pub struct Batch<'a> {
     pub weight: f32,
     /// What random choices of this pass (dropout) are drawn from: a pure function of seed, step and micro-batch.
     pub pass: u64,
-    /// What the student is to hear from its teachers.
+    /// What its teachers say, in distillation.
     pub teacher: Option<Teacher<'a>>,
 }
-
-/// A teacher's word on a micro-batch, opaque to the loop.
-#[derive(Clone, Copy)]
-pub struct Teacher<'a>(pub &'a dyn Any);
 
 /// What a pass gives beside gradients.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -137,8 +133,6 @@ pub struct LearnerInfo {
     pub parameters: u64,
     /// Floating-point operations of one token's forward pass, a fused multiply-add counted as two.
     pub forward_flops: f64,
-    /// Memory that training takes for each token of a micro-batch, in bytes: an estimate.
-    pub bytes_per_token: u64,
     /// Threads.
     pub threads: u32,
     /// Number format of large products.
@@ -153,6 +147,9 @@ pub struct LearnerInfo {
 pub trait Learner {
     /// What it is; operations are counted for sequences of `steps` tokens.
     fn info(&self, steps: usize) -> LearnerInfo;
+
+    /// Bytes held: weights, gradients, moments, and the buffers that passes have needed so far.
+    fn bytes(&self) -> u64;
 
     /// The tensors that are trained, in an order that stays.
     fn tensors(&self) -> &[Tensor];
@@ -180,10 +177,9 @@ pub trait Learner {
     ///
     /// # Errors
     /// What the backend reports.
-    fn read(&self, tensor: usize, kept: Kept, out: &mut [f32]) -> Result<(), Error>;
+    fn read(&mut self, tensor: usize, kept: Kept, out: &mut [f32]) -> Result<(), Error>;
 
-    /// Replaces what is kept of a tensor, row by row. Gradients that were accumulated are forgotten at the next step's start
-    /// by the loop's order of calls: it writes before it accumulates.
+    /// Replaces what is kept of a tensor, row by row. It is called between steps only, while there are no gradients.
     ///
     /// # Errors
     /// What the backend reports.

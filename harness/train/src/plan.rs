@@ -143,7 +143,8 @@ impl Plan {
     /// How the update of a step, from 1, is done.
     #[must_use]
     pub fn rates(&self, step: u64) -> Rates {
-        let OptimizerPlan { learning_rate, beta1, beta2, epsilon, weight_decay, decay_all, clip } = self.optimizer;
+        let OptimizerPlan { learning_rate, beta1, beta2, epsilon, weight_decay, decay_all, clip } =
+            self.optimizer;
         let learning_rate = learning_rate * self.schedule.factor(step);
         Rates { learning_rate, beta1, beta2, epsilon, weight_decay, decay_all, clip, step }
     }

@@ -91,6 +91,10 @@ mod tests {
         assert!((found - expected).abs() < 1e-15, "{found} is not {expected}");
     }
 
+    fn check(schedule: &Schedule, expected: &[(u64, f64)]) {
+        expected.iter().for_each(|(step, factor)| near(schedule.factor(*step), *factor));
+    }
+
     #[test]
     fn the_warm_up_is_a_line_that_does_not_start_at_0() {
         for shape in [Shape::Constant, Shape::Linear, Shape::Cosine, Shape::Wsd] {
@@ -103,7 +107,7 @@ mod tests {
     #[test]
     fn linear_is_that_of_transformers() {
         let linear = schedule(Shape::Linear, 0.0);
-        [(6, 15.0 / 16.0), (13, 0.5), (20, 1.0 / 16.0)].map(|(s, f)| near(linear.factor(s), f));
+        check(&linear, &[(6, 15.0 / 16.0), (13, 0.5), (20, 1.0 / 16.0)]);
         near(schedule(Shape::Linear, 0.2).factor(13), 0.6);
     }
 
@@ -112,15 +116,14 @@ mod tests {
     fn cosine_is_that_of_transformers() {
         let cosine = schedule(Shape::Cosine, 0.0);
         let quarter = 0.5 * (1.0 + 0.5_f64.sqrt());
-        [(5, 1.0), (9, quarter), (13, 0.5), (17, 1.0 - quarter)].map(|(s, f)| near(cosine.factor(s), f));
+        check(&cosine, &[(5, 1.0), (9, quarter), (13, 0.5), (17, 1.0 - quarter)]);
         near(schedule(Shape::Cosine, 0.1).factor(13), 0.55);
     }
 
     #[test]
     fn wsd_stays_and_then_falls() {
         let wsd = schedule(Shape::Wsd, 0.0);
-        [(5, 1.0), (12, 1.0), (13, 1.0), (14, 7.0 / 8.0), (17, 0.5), (20, 1.0 / 8.0)]
-            .map(|(s, f)| near(wsd.factor(s), f));
+        check(&wsd, &[(5, 1.0), (12, 1.0), (13, 1.0), (14, 7.0 / 8.0), (17, 0.5), (20, 1.0 / 8.0)]);
         near(Schedule { decay: Decay::Sqrt, ..wsd }.factor(15), 0.5);
         near(Schedule { decay: Decay::Sqrt, floor: 0.5, ..wsd }.factor(15), 0.75);
     }
@@ -135,7 +138,8 @@ mod tests {
 
     #[test]
     fn a_run_that_is_all_warm_up_has_no_other_part() {
-        let all = Schedule { warmup_steps: 5, total_steps: 5, decay_steps: 0, ..schedule(Shape::Linear, 0.0) };
+        let all =
+            Schedule { warmup_steps: 5, total_steps: 5, decay_steps: 0, ..schedule(Shape::Linear, 0.0) };
         assert_eq!([1, 5].map(|s| all.factor(s)), [0.2, 1.0]);
         let none = Schedule { warmup_steps: 0, total_steps: 1, decay_steps: 0, ..all };
         assert_eq!(none.factor(1), 1.0);

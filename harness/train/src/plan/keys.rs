@@ -151,7 +151,9 @@ impl<'de> Deserialize<'de> for Keep {
                 f.write_str("\"all\" or a number from 1")
             }
             fn visit_i64<E: Error>(self, n: i64) -> Result<Keep, E> {
-                u64::try_from(n).map_err(|_| E::custom("`keep` is a number from 1, or \"all\"")).map(Keep::Newest)
+                u64::try_from(n)
+                    .map_err(|_| E::custom("`keep` is a number from 1, or \"all\""))
+                    .map(Keep::Newest)
             }
             fn visit_u64<E: Error>(self, n: u64) -> Result<Keep, E> {
                 Ok(Keep::Newest(n))
@@ -159,7 +161,9 @@ impl<'de> Deserialize<'de> for Keep {
             fn visit_str<E: Error>(self, text: &str) -> Result<Keep, E> {
                 match text {
                     "all" => Ok(Keep::All(All::All)),
-                    other => Err(E::custom(format!("`keep` is \"{other}\"; it may be \"all\" or a number from 1"))),
+                    other => {
+                        Err(E::custom(format!("`keep` is \"{other}\"; it may be \"all\" or a number from 1")))
+                    }
                 }
             }
         }

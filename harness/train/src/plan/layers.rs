@@ -45,7 +45,9 @@ impl Layer {
             let given: Vec<_> = rivals.iter().filter(|key| keys.contains_key(**key)).collect();
             if let [first, second, ..] = given[..] {
                 let place = self.place(&[section, second]).unwrap_or_else(|| self.name.clone());
-                let reason = format!("{section}.{first} and {section}.{second} are two answers to one question; give one");
+                let reason = format!(
+                    "{section}.{first} and {section}.{second} are two answers to one question; give one"
+                );
                 return Err(Error::plan(place, reason));
             }
         }
@@ -142,7 +144,9 @@ impl Layers {
     /// Where a key's value comes from.
     pub(super) fn place(&self, path: &[&str]) -> String {
         let place = self.layers.iter().find_map(|layer| layer.place(path));
-        place.unwrap_or_else(|| self.layers.iter().find(|l| l.text.contains('\n')).map_or("the plan", |l| &l.name).into())
+        place.unwrap_or_else(|| {
+            self.layers.iter().find(|l| l.text.contains('\n')).map_or("the plan", |l| &l.name).into()
+        })
     }
 }
 
@@ -158,7 +162,10 @@ fn one_preset(layer: &Layer, named: Option<String>, typed: Option<String>) -> Re
     match (named, typed) {
         (Some(in_file), Some(typed)) if in_file != typed => {
             let place = layer.place(&["preset"]).unwrap_or_else(|| layer.name.clone());
-            Err(Error::plan(place, format!("preset is \"{in_file}\", and --preset {typed} was typed; give one of them")))
+            Err(Error::plan(
+                place,
+                format!("preset is \"{in_file}\", and --preset {typed} was typed; give one of them"),
+            ))
         }
         (in_file, typed) => Ok(in_file.or(typed)),
     }
@@ -198,16 +205,23 @@ fn setting(typed: &str) -> Result<Layer, Error> {
         return Err(Error::plan(name, "a preset is named by --preset"));
     }
     let as_typed = format!("{key} = {value}");
-    let text = if toml::from_str::<Table>(&as_typed).is_ok() { as_typed } else { format!("{key} = {}", quoted(value)) };
+    let text = if toml::from_str::<Table>(&as_typed).is_ok() {
+        as_typed
+    } else {
+        format!("{key} = {}", quoted(value))
+    };
     Ok(Layer::parse(&name, &text)?.0)
 }
 
 /// A basic string of TOML.
 fn quoted(text: &str) -> String {
-    let escaped: String = text.chars().flat_map(|c| match c {
-        '"' | '\\' => vec!['\\', c],
-        c if c.is_control() => format!("\\u{:04X}", u32::from(c)).chars().collect(),
-        c => vec![c],
-    }).collect();
+    let escaped: String = text
+        .chars()
+        .flat_map(|c| match c {
+            '"' | '\\' => vec!['\\', c],
+            c if c.is_control() => format!("\\u{:04X}", u32::from(c)).chars().collect(),
+            c => vec![c],
+        })
+        .collect();
     format!("\"{escaped}\"")
 }

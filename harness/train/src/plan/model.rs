@@ -3,66 +3,253 @@
 use serde_json::{Map, Value, json};
 use toml::Table;
 
-use crate::Error;
-
 /// What may stand in any `config.json`.
 const COMMON: [&str; 12] = [
-    "model_type", "architectures", "vocab_size", "bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id",
-    "tie_word_embeddings", "initializer_range", "use_cache", "torch_dtype", "dtype",
+    "model_type",
+    "architectures",
+    "vocab_size",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "unk_token_id",
+    "tie_word_embeddings",
+    "initializer_range",
+    "use_cache",
+    "torch_dtype",
+    "dtype",
 ];
 
 /// The keys of each architecture beside the common ones, and the class that `architectures` names. A key that nobody reads
 /// would be a typing error that trains another model than was meant.
 const KNOWN: [(&str, &str, &[&str]); 9] = [
-    ("hgrn2", "HGRN2ForCausalLM", &[
-        "hidden_size", "num_hidden_layers", "num_heads", "expand_ratio", "hidden_ratio", "intermediate_size",
-        "use_short_conv", "conv_size", "use_lower_bound", "elementwise_affine", "norm_eps", "g_norm_eps", "hidden_act",
-        "max_position_embeddings", "attn_mode", "attn", "attnres_block_size", "fuse_norm", "fuse_swiglu",
-        "fuse_cross_entropy", "fuse_linear_cross_entropy", "use_l2warp", "initialization",
-    ]),
-    ("llama", "LlamaForCausalLM", &[
-        "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
-        "rms_norm_eps", "max_position_embeddings", "hidden_act", "attention_bias", "attention_dropout", "mlp_bias",
-        "rope_theta", "rope_scaling", "rope_parameters", "pretraining_tp",
-    ]),
-    ("gpt2", "GPT2LMHeadModel", &[
-        "n_embd", "n_layer", "n_head", "n_positions", "n_ctx", "n_inner", "activation_function", "layer_norm_epsilon",
-        "resid_pdrop", "embd_pdrop", "attn_pdrop", "scale_attn_weights", "scale_attn_by_inverse_layer_idx",
-        "reorder_and_upcast_attn",
-    ]),
-    ("gpt_neox", "GPTNeoXForCausalLM", &[
-        "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "rotary_pct", "rotary_emb_base",
-        "rope_parameters", "rope_theta", "rope_scaling", "partial_rotary_factor", "layer_norm_eps", "hidden_act",
-        "use_parallel_residual", "max_position_embeddings", "attention_bias", "attention_dropout", "hidden_dropout",
-    ]),
-    ("opt", "OPTForCausalLM", &[
-        "hidden_size", "num_hidden_layers", "num_attention_heads", "ffn_dim", "max_position_embeddings", "word_embed_proj_dim",
-        "do_layer_norm_before", "activation_function", "dropout", "attention_dropout", "layerdrop", "enable_bias",
-        "layer_norm_elementwise_affine", "init_std", "_remove_final_layer_norm",
-    ]),
-    ("lstm_lm", "LstmForCausalLM", &[
-        "embedding_size", "hidden_size", "num_layers", "bias", "bidirectional", "proj_size", "dropout", "forget_bias",
-    ]),
-    ("mamba", "MambaForCausalLM", &[
-        "hidden_size", "state_size", "num_hidden_layers", "expand", "intermediate_size", "conv_kernel", "time_step_rank",
-        "time_step_min", "time_step_max", "time_step_floor", "time_step_scale", "time_step_init_scheme", "use_bias",
-        "use_conv_bias", "layer_norm_epsilon", "residual_in_fp32", "rescale_prenorm_residual", "hidden_act", "use_mambapy",
-        "use_bcdt_rms", "mixer_rms_eps",
-    ]),
-    ("mamba2", "Mamba2ForCausalLM", &[
-        "hidden_size", "state_size", "num_hidden_layers", "num_heads", "head_dim", "n_groups", "expand", "conv_kernel",
-        "chunk_size", "time_step_rank", "time_step_min", "time_step_max", "time_step_floor", "time_step_limit", "use_bias",
-        "use_conv_bias", "layer_norm_epsilon", "residual_in_fp32", "rescale_prenorm_residual", "rms_norm", "norm_before_gate",
-        "hidden_act",
-    ]),
-    ("xlstm", "xLSTMForCausalLM", &[
-        "embedding_dim", "hidden_size", "num_blocks", "num_hidden_layers", "num_heads", "context_length", "bias", "dropout",
-        "slstm_at", "tie_weights", "weight_decay_on_embedding", "add_embedding_dropout", "add_post_blocks_norm", "mlstm_block",
-        "slstm_block", "use_bias", "norm_eps", "eps", "add_out_norm", "norm_reduction_force_float32", "qk_dim_factor",
-        "v_dim_factor", "chunkwise_kernel", "sequence_kernel", "step_kernel", "mode", "chunk_size", "return_last_states",
-        "autocast_kernel_dtype", "inference_state_dtype", "ffn_proj_factor", "ffn_round_up_to_multiple_of", "gate_soft_cap",
-        "output_logit_soft_cap", "weight_mode", "max_inference_chunksize",
-    ]),
+    (
+        "hgrn2",
+        "HGRN2ForCausalLM",
+        &[
+            "hidden_size",
+            "num_hidden_layers",
+            "num_heads",
+            "expand_ratio",
+            "hidden_ratio",
+            "intermediate_size",
+            "use_short_conv",
+            "conv_size",
+            "use_lower_bound",
+            "elementwise_affine",
+            "norm_eps",
+            "g_norm_eps",
+            "hidden_act",
+            "max_position_embeddings",
+            "attn_mode",
+            "attn",
+            "attnres_block_size",
+            "fuse_norm",
+            "fuse_swiglu",
+            "fuse_cross_entropy",
+            "fuse_linear_cross_entropy",
+            "use_l2warp",
+            "initialization",
+        ],
+    ),
+    (
+        "llama",
+        "LlamaForCausalLM",
+        &[
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "head_dim",
+            "rms_norm_eps",
+            "max_position_embeddings",
+            "hidden_act",
+            "attention_bias",
+            "attention_dropout",
+            "mlp_bias",
+            "rope_theta",
+            "rope_scaling",
+            "rope_parameters",
+            "pretraining_tp",
+        ],
+    ),
+    (
+        "gpt2",
+        "GPT2LMHeadModel",
+        &[
+            "n_embd",
+            "n_layer",
+            "n_head",
+            "n_positions",
+            "n_ctx",
+            "n_inner",
+            "activation_function",
+            "layer_norm_epsilon",
+            "resid_pdrop",
+            "embd_pdrop",
+            "attn_pdrop",
+            "scale_attn_weights",
+            "scale_attn_by_inverse_layer_idx",
+            "reorder_and_upcast_attn",
+        ],
+    ),
+    (
+        "gpt_neox",
+        "GPTNeoXForCausalLM",
+        &[
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "rotary_pct",
+            "rotary_emb_base",
+            "rope_parameters",
+            "rope_theta",
+            "rope_scaling",
+            "partial_rotary_factor",
+            "layer_norm_eps",
+            "hidden_act",
+            "use_parallel_residual",
+            "max_position_embeddings",
+            "attention_bias",
+            "attention_dropout",
+            "hidden_dropout",
+        ],
+    ),
+    (
+        "opt",
+        "OPTForCausalLM",
+        &[
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "ffn_dim",
+            "max_position_embeddings",
+            "word_embed_proj_dim",
+            "do_layer_norm_before",
+            "activation_function",
+            "dropout",
+            "attention_dropout",
+            "layerdrop",
+            "enable_bias",
+            "layer_norm_elementwise_affine",
+            "init_std",
+            "_remove_final_layer_norm",
+        ],
+    ),
+    (
+        "lstm_lm",
+        "LstmForCausalLM",
+        &[
+            "embedding_size",
+            "hidden_size",
+            "num_layers",
+            "bias",
+            "bidirectional",
+            "proj_size",
+            "dropout",
+            "embedding_dropout",
+            "output_dropout",
+            "forget_bias",
+        ],
+    ),
+    (
+        "mamba",
+        "MambaForCausalLM",
+        &[
+            "hidden_size",
+            "state_size",
+            "num_hidden_layers",
+            "expand",
+            "intermediate_size",
+            "conv_kernel",
+            "time_step_rank",
+            "time_step_min",
+            "time_step_max",
+            "time_step_floor",
+            "time_step_scale",
+            "time_step_init_scheme",
+            "use_bias",
+            "use_conv_bias",
+            "layer_norm_epsilon",
+            "residual_in_fp32",
+            "rescale_prenorm_residual",
+            "hidden_act",
+            "use_mambapy",
+            "use_bcdt_rms",
+            "mixer_rms_eps",
+        ],
+    ),
+    (
+        "mamba2",
+        "Mamba2ForCausalLM",
+        &[
+            "hidden_size",
+            "state_size",
+            "num_hidden_layers",
+            "num_heads",
+            "head_dim",
+            "n_groups",
+            "expand",
+            "conv_kernel",
+            "chunk_size",
+            "time_step_rank",
+            "time_step_min",
+            "time_step_max",
+            "time_step_floor",
+            "time_step_limit",
+            "use_bias",
+            "use_conv_bias",
+            "layer_norm_epsilon",
+            "residual_in_fp32",
+            "rescale_prenorm_residual",
+            "rms_norm",
+            "norm_before_gate",
+            "hidden_act",
+        ],
+    ),
+    (
+        "xlstm",
+        "xLSTMForCausalLM",
+        &[
+            "embedding_dim",
+            "hidden_size",
+            "num_blocks",
+            "num_hidden_layers",
+            "num_heads",
+            "context_length",
+            "bias",
+            "dropout",
+            "slstm_at",
+            "tie_weights",
+            "weight_decay_on_embedding",
+            "add_embedding_dropout",
+            "add_post_blocks_norm",
+            "mlstm_block",
+            "slstm_block",
+            "use_bias",
+            "norm_eps",
+            "eps",
+            "add_out_norm",
+            "norm_reduction_force_float32",
+            "qk_dim_factor",
+            "v_dim_factor",
+            "chunkwise_kernel",
+            "sequence_kernel",
+            "step_kernel",
+            "mode",
+            "chunk_size",
+            "return_last_states",
+            "autocast_kernel_dtype",
+            "inference_state_dtype",
+            "ffn_proj_factor",
+            "ffn_round_up_to_multiple_of",
+            "gate_soft_cap",
+            "output_logit_soft_cap",
+            "weight_mode",
+            "max_inference_chunksize",
+        ],
+    ),
 ];
 
 /// What a corpus and its tokenizer say of a model.
@@ -88,14 +275,18 @@ pub(super) fn check(table: &Table) -> Result<(), (String, String)> {
         );
         return wrong("model_type", reason);
     };
-    let Some((_, _, own)) = KNOWN.iter().find(|(name, ..)| Some(*name) == kind.as_str()) else {
-        return wrong("model_type", format!("model.model_type is {kind}, but it may be: {}", kinds.join(", ")));
+    let shown = kind.as_str().unwrap_or_else(|| kind.type_str());
+    let Some((_, _, own)) = KNOWN.iter().find(|(name, ..)| *name == shown) else {
+        return wrong(
+            "model_type",
+            format!("model.model_type is {shown}, but it may be: {}", kinds.join(", ")),
+        );
     };
     match table.keys().find(|key| !own.contains(&key.as_str()) && !COMMON.contains(&key.as_str())) {
         None => Ok(()),
         Some(key) => {
             let known: Vec<_> = own.iter().chain(&COMMON).copied().collect();
-            wrong(key, format!("model.{key} is no key of {kind}; known are: {}", known.join(", ")))
+            wrong(key, format!("model.{key} is no key of {shown}; known are: {}", known.join(", ")))
         }
     }
 }
@@ -107,7 +298,10 @@ pub(super) fn check(table: &Table) -> Result<(), (String, String)> {
 pub(super) fn config(table: &Table, vocabulary: Vocabulary) -> Result<Map<String, Value>, (String, String)> {
     let mut config = Map::new();
     for (key, value) in table {
-        config.insert(key.clone(), json(value).map_err(|reason| (key.clone(), format!("model.{key} {reason}")))?);
+        config.insert(
+            key.clone(),
+            json(value).map_err(|reason| (key.clone(), format!("model.{key} {reason}")))?,
+        );
     }
     fill_vocabulary(&mut config, vocabulary)?;
     let class = KNOWN.iter().find(|(kind, ..)| config["model_type"] == *kind).map(|(_, class, _)| class);
@@ -133,7 +327,8 @@ fn fill_vocabulary(config: &mut Map<String, Value>, vocabulary: Vocabulary) -> R
         match (config.get(key), id) {
             (None, Some(id)) => drop(config.insert(key.into(), json!(id))),
             (Some(given), Some(id)) if *given != json!(id) => {
-                let reason = format!("model.{key} is {given}, but the corpus's tokenizer has {id}; leave the key out");
+                let reason =
+                    format!("model.{key} is {given}, but the corpus's tokenizer has {id}; leave the key out");
                 return Err((key.into(), reason));
             }
             _ => (),

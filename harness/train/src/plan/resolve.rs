@@ -79,7 +79,13 @@ impl Draft {
     }
 
     /// A whole number within limits.
-    fn count(&self, (section, key): (&str, &str), given: Option<u64>, default: u64, to: u64) -> Result<u64, Error> {
+    fn count(
+        &self,
+        (section, key): (&str, &str),
+        given: Option<u64>,
+        default: u64,
+        to: u64,
+    ) -> Result<u64, Error> {
         match given.unwrap_or(default) {
             n if (1..=to).contains(&n) => Ok(n),
             n => self.wrong(section, key, format!("is {n}, but must be from 1 to {to}")),
@@ -124,8 +130,13 @@ impl Draft {
     ) -> Result<serde_json::Map<String, serde_json::Value>, Error> {
         let record = &corpus.record().tokenizer;
         let pad = tokenizer.special().pad.as_ref().map(|token| token.id);
-        let vocabulary =
-            Vocabulary { entries: record.vocab.into(), multiple, bos: record.bos, eos: Some(record.eos), pad };
+        let vocabulary = Vocabulary {
+            entries: record.vocab.into(),
+            multiple,
+            bos: record.bos,
+            eos: Some(record.eos),
+            pad,
+        };
         model::config(&self.keys.model, vocabulary)
             .map_err(|(key, reason)| Error::plan(self.layers.place(&["model", &key]), reason))
     }
@@ -147,9 +158,19 @@ impl Draft {
         let number = |key, given, default, limits| self.number(("optimizer", key), given, default, limits);
         let share = (0.0, 1.0, "from 0 to below 1");
         let any = (0.0, f64::MAX, "a finite number from 0");
-        let clip = number("clip", keys.clip, 1.0, (0.0, f64::MAX, "a finite number from 0, where 0 is no clipping"))?;
+        let clip = number(
+            "clip",
+            keys.clip,
+            1.0,
+            (0.0, f64::MAX, "a finite number from 0, where 0 is no clipping"),
+        )?;
         Ok(OptimizerPlan {
-            learning_rate: number("learning_rate", keys.learning_rate, 1e-3, (0.0, 1e3, "above 0 and at most 1000"))?,
+            learning_rate: number(
+                "learning_rate",
+                keys.learning_rate,
+                1e-3,
+                (0.0, 1e3, "above 0 and at most 1000"),
+            )?,
             beta1: number("beta1", keys.beta1, 0.9, share)?,
             beta2: number("beta2", keys.beta2, 0.95, share)?,
             epsilon: number("epsilon", keys.epsilon, 1e-8, (0.0, 1.0, "above 0 and at most 1"))?,
@@ -161,11 +182,13 @@ impl Draft {
 
     fn schedule(&self, steps: u64) -> Result<Schedule, Error> {
         let keys = &self.keys.schedule;
-        let share = |key, given, default| self.number(("schedule", key), given, default, (0.0, 1.0, "from 0 to 1"));
+        let share =
+            |key, given, default| self.number(("schedule", key), given, default, (0.0, 1.0, "from 0 to 1"));
         let of_steps = |share: f64| ((share * steps as f64).round() as u64).min(steps);
         let warmup_steps = match keys.warmup_steps {
             Some(warmup) if warmup > steps => {
-                let reason = format!("is {warmup}, but the run has {steps} steps; give fewer, or warmup_share");
+                let reason =
+                    format!("is {warmup}, but the run has {steps} steps; give fewer, or warmup_share");
                 return self.wrong("schedule", "warmup_steps", reason);
             }
             Some(warmup) => warmup,
@@ -178,8 +201,11 @@ impl Draft {
                 return self.wrong("schedule", key, "belongs to schedule.shape = \"wsd\"; leave it out");
             }
         }
-        let decay_steps =
-            if is_wsd { of_steps(share("decay_share", keys.decay_share, 0.2)?).min(steps - warmup_steps) } else { 0 };
+        let decay_steps = if is_wsd {
+            of_steps(share("decay_share", keys.decay_share, 0.2)?).min(steps - warmup_steps)
+        } else {
+            0
+        };
         let floor = share("floor", keys.floor, 0.0)?;
         let decay = keys.decay.unwrap_or_default();
         Ok(Schedule { shape, warmup_steps, total_steps: steps, decay_steps, decay, floor })
@@ -202,7 +228,11 @@ impl Draft {
             steps: windows.div_ceil(batch),
             seed,
             precision: keys.precision.unwrap_or_default(),
-            threads: keys.threads.map(|t| self.count(("train", "threads"), Some(t.into()), 1, 4096)).transpose()?.map(|t| t as u32),
+            threads: keys
+                .threads
+                .map(|t| self.count(("train", "threads"), Some(t.into()), 1, 4096))
+                .transpose()?
+                .map(|t| t as u32),
             initialise: keys.initialise.as_ref().map(|path| initial(Path::new(path))).transpose()?,
         })
     }
@@ -217,11 +247,12 @@ impl Draft {
         if keys.words.is_some() {
             let words = self.count(("train", "words"), keys.words, 1, 1 << 48)?;
             return windows_of_words(split, windows, words).map_or_else(
-                || self.wrong("train", "words", "can't be reached: a whole epoch of this corpus has no words"),
+                || self.wrong("train", "words", "can't be reached with windows of this length on this corpus; give fewer words, or longer windows"),
                 Ok,
             );
         }
-        let epochs = self.number(("train", "epochs"), keys.epochs, 1.0, (0.0, 1e9, "above 0 and at most 1e9"))?;
+        let epochs =
+            self.number(("train", "epochs"), keys.epochs, 1.0, (0.0, 1e9, "above 0 and at most 1e9"))?;
         let total = (epochs * windows.per_epoch() as f64).ceil();
         if total <= LONGEST_RUN {
             return Ok(total as u64);
@@ -252,7 +283,8 @@ impl Draft {
             return self.wrong("evaluate", "every_steps", reason);
         }
         if patience.is_some() && (every_steps.is_none() || !has_dev) {
-            let reason = "needs evaluate.every_steps and a corpus with dev text: early stopping goes by the dev loss";
+            let reason =
+                "needs evaluate.every_steps and a corpus with dev text: early stopping goes by the dev loss";
             return self.wrong("evaluate", "patience", reason);
         }
         let any = (0.0, f64::MAX, "a finite number from 0");
