@@ -214,6 +214,8 @@ pub struct TrainTable {
     >,
     /// Floating-point operations of one token's forward pass in a sequence of `steps` tokens.
     pub flops: Option<unsafe extern "C" fn(trainer: *mut RawTrainer, steps: u32) -> f64>,
+    /// Bytes that the trainer holds: weights, gradients, moments, and the buffers that passes have needed so far.
+    pub bytes: Option<unsafe extern "C" fn(trainer: *mut RawTrainer) -> u64>,
     /// Runs a batch forward and backward and adds to the gradient.
     pub accumulate: Option<
         unsafe extern "C" fn(

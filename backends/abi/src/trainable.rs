@@ -81,6 +81,9 @@ pub trait Trainable: Send + Sized + 'static {
     /// Floating-point operations of one token's forward pass in a sequence of `steps` tokens.
     fn flops(&self, steps: usize) -> f64;
 
+    /// Bytes held: weights, gradients, moments, and the buffers that passes have needed so far.
+    fn bytes(&self) -> u64;
+
     /// Runs a batch forward and backward and adds to the gradient.
     ///
     /// # Errors
@@ -128,6 +131,7 @@ pub const fn train_table<T: Trainable>() -> TrainTable {
         describe: Some(describe::<T>),
         tensor: Some(tensor::<T>),
         flops: Some(flops::<T>),
+        bytes: Some(bytes::<T>),
         accumulate: Some(accumulate::<T>),
         evaluate: Some(evaluate::<T>),
         hidden: Some(hidden::<T>),
@@ -303,6 +307,18 @@ unsafe extern "C" fn flops<T: Trainable>(trainer: *mut RawTrainer, steps: u32) -
         });
     }
     flops
+}
+
+unsafe extern "C" fn bytes<T: Trainable>(trainer: *mut RawTrainer) -> u64 {
+    let mut bytes = 0;
+    // SAFETY: the host passes a trainer of this backend.
+    unsafe {
+        run::<T>(trainer, std::ptr::null_mut(), |trainer| {
+            bytes = trainer.bytes();
+            Ok(())
+        });
+    }
+    bytes
 }
 
 /// Runs a pass and writes what it found.

@@ -40,12 +40,16 @@ impl Operation for Leaf {
     }
 }
 
-/// Runs `operation` on the case and `twin` on the same numbers (inputs, then parameters) in f64.
-pub(crate) fn hold(
-    case: &Case<'_>,
-    operation: impl Fn(&mut Tape<'_>, &[Value], &[Parameter]) -> Value,
-    twin: impl Fn(&[Vec<f64>], &[Vec<f64>]) -> Vec<f64>,
-) {
+/// What a run on the tape gives: the output, the gradients of the inputs and those of the tensors.
+#[derive(PartialEq, Debug)]
+struct Run {
+    output: Vec<f32>,
+    cotangent: Vec<f32>,
+    inputs: Vec<Vec<f32>>,
+    parameters: Vec<Vec<f32>>,
+}
+
+fn run(case: &Case<'_>, operation: impl Fn(&mut Tape<'_>, &[Value], &[Parameter]) -> Value) -> Run {
     let mut parameters = Parameters::default();
     let add = |(i, values): (usize, &Vec<f32>)| {
         parameters.matrix(format!("p{i}"), &[values.len()], Init::Values(values.clone()))
@@ -59,25 +63,51 @@ pub(crate) fn hold(
         |(i, x): (usize, &Vec<f32>)| tape.push(x.clone(), |value| Leaf(value, i, Arc::clone(&leaves)));
     let values: Vec<Value> = case.inputs.iter().enumerate().map(input).collect();
     let out = operation(&mut tape, &values, &ids);
-    let y = tape.get(out).to_vec();
-    let cotangent = normal(y.len(), 1.0, 99);
+    let output = tape.get(out).to_vec();
+    let cotangent = normal(output.len(), 1.0, 99);
     tape.backward(out, cotangent.clone(), &mut gradients);
+    let inputs = leaves.lock().expect("no test thread panicked").clone();
+    Run { output, cotangent, inputs, parameters: gradients.finish().to_vec() }
+}
+
+/// Runs `operation` on the case and `twin` on the same numbers (inputs, then parameters) in f64.
+pub(crate) fn hold(
+    case: &Case<'_>,
+    operation: impl Fn(&mut Tape<'_>, &[Value], &[Parameter]) -> Value,
+    twin: impl Fn(&[Vec<f64>], &[Vec<f64>]) -> Vec<f64>,
+) {
+    let got = run(case, operation);
     let wide = |all: &[Vec<f32>]| -> Vec<Vec<f64>> {
         all.iter().map(|x| x.iter().map(|&x| f64::from(x)).collect()).collect()
     };
     let (inputs, tensors) = (wide(case.inputs), wide(case.parameters));
-    near("output", &y, &twin(&inputs, &tensors), case.tolerance);
+    near("output", &got.output, &twin(&inputs, &tensors), case.tolerance);
     let loss = |inputs: &[Vec<f64>], tensors: &[Vec<f64>]| -> f64 {
-        twin(inputs, tensors).iter().zip(&cotangent).map(|(y, c)| y * f64::from(*c)).sum()
+        twin(inputs, tensors).iter().zip(&got.cotangent).map(|(y, c)| y * f64::from(*c)).sum()
     };
-    let leaves = leaves.lock().expect("no test thread panicked").clone();
-    for (i, got) in leaves.iter().enumerate() {
+    for (i, got) in got.inputs.iter().enumerate() {
         let at = |x: &[Vec<f64>]| loss(x, &tensors);
         near(&format!("gradient of input {i}"), got, &differences(&inputs, i, at), case.tolerance);
     }
-    for (i, got) in gradients.finish().iter().enumerate() {
+    for (i, got) in got.parameters.iter().enumerate() {
         let at = |x: &[Vec<f64>]| loss(&inputs, x);
         near(&format!("gradient of parameter {i}"), got, &differences(&tensors, i, at), case.tolerance);
+    }
+}
+
+/// Runs `operation` on 1, 2 and 3 threads: the output and all gradients have the same bits.
+pub(crate) fn same_bits(
+    case: &Case<'_>,
+    operation: impl Fn(&mut Tape<'_>, &[Value], &[Parameter]) -> Value + Sync,
+) {
+    let on = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");
+        pool.install(|| run(case, &operation))
+    };
+    let one = on(1);
+    assert!([&one.inputs, &one.parameters].iter().all(|all| all.iter().flatten().all(|x| x.is_finite())));
+    for threads in [2, 3] {
+        assert!(on(threads) == one, "{threads} threads give other bits than 1");
     }
 }
 

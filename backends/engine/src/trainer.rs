@@ -87,6 +87,10 @@ impl Trainable for Trainer {
         self.network.forward_flops(steps)
     }
 
+    fn bytes(&self) -> u64 {
+        4 * size_of::<f32>() as u64 * self.info.parameters + self.pool.bytes() as u64
+    }
+
     fn accumulate(&mut self, batch: &TrainView<'_>) -> Result<Found, Failure> {
         let setting = self.prepare(batch, Some(batch.pass))?;
         let Self { network, parameters, gradients, pool, threads, .. } = self;

@@ -199,4 +199,4 @@ macro_rules! goldens {
     };
 }
 
-goldens! {}
+goldens! { lstm }

@@ -1,5 +1,6 @@
 //! A model in training, safely: the calls of the train extension, their answers checked.
 
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::ptr::NonNull;
 
@@ -35,10 +36,10 @@ pub struct Trainer {
     info: TrainerInfo,
     tensors: Vec<TensorInfo>,
     /// Set when the backend panicked: the contract then allows nothing but closing.
-    panicked: bool,
+    panicked: Cell<bool>,
 }
 
-// SAFETY: the contract allows calls from any thread, one at a time, which `&mut self` sees to.
+// SAFETY: the contract allows calls from any thread, one at a time: a `Cell` keeps it from being shared.
 unsafe impl Send for Trainer {}
 
 impl Trainer {
@@ -86,7 +87,7 @@ impl Trainer {
             device: String::new(),
         };
         let (library, tensors) = (library.clone(), vec![]);
-        let mut trainer = Self { raw, table, library, info, tensors, panicked: false };
+        let mut trainer = Self { raw, table, library, info, tensors, panicked: Cell::new(false) };
         trainer.describe()?;
         Ok(trainer)
     }
@@ -122,6 +123,13 @@ impl Trainer {
         } else {
             Err(bad_answer(&self.library, &format!("it counts {flops} operations a token")))
         }
+    }
+
+    /// Bytes that the backend holds for it: weights, gradients, moments, and the buffers that passes have needed so far.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        // SAFETY: a trainer of this library.
+        self.table().bytes.map_or(0, |bytes| unsafe { bytes(self.raw.as_ptr()) })
     }
 
     /// Runs a batch forward and backward and adds to the gradient. Losses that are not finite are given as they are.
@@ -220,7 +228,7 @@ impl Trainer {
     ///
     /// # Errors
     /// A tensor that there is not, or what the backend refuses.
-    pub fn read(&mut self, tensor: usize, kept: Kept, out: &mut [f32]) -> Result<(), Error> {
+    pub fn read(&self, tensor: usize, kept: Kept, out: &mut [f32]) -> Result<(), Error> {
         let function = self.table().read.ok_or_else(|| incomplete(&self.library))?;
         self.run("copy a tensor out", |trainer, message| {
             // SAFETY: a trainer of this library, and room for as many values as it says.
@@ -247,17 +255,17 @@ impl Trainer {
 
     /// Makes a call, unless an earlier one panicked.
     fn run(
-        &mut self,
+        &self,
         action: &'static str,
         f: impl FnOnce(*mut RawTrainer, *mut Message) -> Status,
     ) -> Result<(), Error> {
-        if self.panicked {
+        if self.panicked.get() {
             let text = "it panicked in an earlier call; resume from the last checkpoint".to_owned();
             return Err(refused(&self.library, action, Status::PANIC, text));
         }
         let raw = self.raw.as_ptr();
         let result = call(&self.library, action, |message| f(raw, message));
-        self.panicked = matches!(&result, Err(Error::Refused { status: Status::PANIC, .. }));
+        self.panicked.set(matches!(&result, Err(Error::Refused { status: Status::PANIC, .. })));
         result
     }
 

@@ -11,6 +11,7 @@ mod launch;
 pub mod product;
 pub mod random;
 pub mod softmax;
+pub mod tiles;
 mod view;
 
 pub use launch::{Isa, Kernel, launch};

@@ -20,6 +20,8 @@ fn main() -> ExitCode {
         Command::Score(args) => commands::score::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
         Command::TrainNgram(args) => commands::train_ngram::run(&args),
+        Command::Tokenizer(args) => commands::tokenizer::run(args),
+        Command::Corpus(args) => commands::corpus::run(args),
         Command::Tasks(args) => commands::tasks::run(&args),
         Command::Data(args) => commands::data::run(args),
         Command::Backends(args) => commands::backends::run(&args),
