@@ -5,6 +5,7 @@
 //!   plan.json      the resolved plan, its identity and digest
 //!   steps.csv      a row a step
 //!   scores.csv     tasks at checkpoints
+//!   evaluations/   their runs in full
 //!   checkpoints/   step-00001000/ ...
 //!   model/         the finished model
 //!   lock           held by the process that trains
@@ -24,7 +25,7 @@ use crate::{Difference, Error};
 const PLAN: &str = "plan.json";
 const LOCK: &str = "lock";
 /// What a run writes, the plan last: while it is there, the others are known to belong to it.
-const PARTS: [&str; 5] = ["model", "scores.csv", "steps.csv", "checkpoints", PLAN];
+const PARTS: [&str; 6] = ["model", "evaluations", "scores.csv", "steps.csv", "checkpoints", PLAN];
 
 #[derive(Serialize, Deserialize)]
 struct StoredPlan {
@@ -101,6 +102,12 @@ impl Folder {
     #[must_use]
     pub fn model(&self) -> PathBuf {
         self.path.join("model")
+    }
+
+    /// Where the runs of tasks at checkpoints lie.
+    #[must_use]
+    pub fn evaluations(&self) -> PathBuf {
+        self.path.join("evaluations")
     }
 
     fn store_plan(&self, plan: &Plan, identity: &Identity) -> Result<(), Error> {

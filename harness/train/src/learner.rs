@@ -146,7 +146,10 @@ pub struct LearnerInfo {
 /// A model in training. Whatever the number of threads, the same calls give the same bits.
 pub trait Learner {
     /// What it is; operations are counted for sequences of `steps` tokens.
-    fn info(&self, steps: usize) -> LearnerInfo;
+    ///
+    /// # Errors
+    /// What the backend reports.
+    fn info(&self, steps: usize) -> Result<LearnerInfo, Error>;
 
     /// Bytes held: weights, gradients, moments, and the buffers that passes have needed so far.
     fn bytes(&self) -> u64;

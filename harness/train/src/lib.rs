@@ -10,6 +10,7 @@ pub mod estimate;
 pub mod export;
 pub mod feed;
 pub mod folder;
+pub mod hosted;
 mod initialise;
 pub mod learner;
 pub mod observer;

@@ -12,7 +12,8 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::learner::{Precision, Rates};
+use crate::Error;
+use crate::learner::{LearnerInfo, Precision, Rates};
 use crate::schedule::Schedule;
 
 pub use identity::Identity;
@@ -147,6 +148,27 @@ impl Plan {
             self.optimizer;
         let learning_rate = learning_rate * self.schedule.factor(step);
         Rates { learning_rate, beta1, beta2, epsilon, weight_decay, decay_all, clip, step }
+    }
+
+    /// Holds a learner against the plan.
+    ///
+    /// # Errors
+    /// Windows that are longer than it takes, or a vocabulary of another size.
+    pub fn check(&self, learner: &LearnerInfo) -> Result<(), Error> {
+        let (length, context) = (self.data.sequence_length, learner.context);
+        if context > 0 && length > context {
+            let reason = format!(
+                "data.sequence_length is {length}, but this model takes {context} tokens; shorten the windows, or raise the \
+                 model's context"
+            );
+            return Err(Error::plan("the plan", reason));
+        }
+        if learner.vocab as u64 != self.vocab() {
+            let reason =
+                format!("model.vocab_size is {}, but the model has {} rows", self.vocab(), learner.vocab);
+            return Err(Error::plan("the plan", reason));
+        }
+        Ok(())
     }
 
     /// Rows of the embedding.

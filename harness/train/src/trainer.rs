@@ -372,10 +372,11 @@ impl<'a> Run<'a> {
 
 /// Brings the learner to where the run stands: its newest checkpoint, or the start.
 fn begin(job: &mut Job<'_>) -> Result<State, Error> {
-    let arithmetic = job.learner.info(job.plan.data.sequence_length).arithmetic;
+    let info = job.learner.info(job.plan.data.sequence_length)?;
+    job.plan.check(&info)?;
     let observer = &mut *job.observer;
     let found = job.folder.newest(job.identity, &mut |warning| observer.event(Event::Warning(warning)))?;
-    let fresh = State::new(job.identity.clone(), job.program, &arithmetic);
+    let fresh = State::new(job.identity.clone(), job.program, &info.arithmetic);
     let state = match &found {
         None => {
             if let Some(from) = &job.plan.train.initialise {

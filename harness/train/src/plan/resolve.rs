@@ -18,6 +18,8 @@ use crate::schedule::{Schedule, Shape};
 const TOKENS_OF_A_PASS: u64 = 4096;
 /// Tokens of a step, at most.
 const LARGEST_STEP: u64 = 1 << 28;
+/// Tokens of a pass, at most: what the contract with backends allows.
+const LARGEST_PASS: u64 = 1 << 24;
 /// Windows of a run, at most.
 const LONGEST_RUN: f64 = (1_u64 << 48) as f64;
 
@@ -219,7 +221,8 @@ impl Draft {
         let most = (LARGEST_STEP / length).max(1);
         let batch = self.count(("train", "batch"), keys.batch, 64, most)?;
         let passes = (TOKENS_OF_A_PASS / length).clamp(1, batch);
-        let micro_batch = self.count(("train", "micro_batch"), keys.micro_batch, passes, most)?;
+        let micro_batch =
+            self.count(("train", "micro_batch"), keys.micro_batch, passes, (LARGEST_PASS / length).max(1))?;
         let windows = self.windows(split, &windows, batch)?;
         Ok(TrainPlan {
             batch,

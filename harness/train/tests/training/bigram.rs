@@ -103,8 +103,8 @@ impl Bigram {
 }
 
 impl Learner for Bigram {
-    fn info(&self, _: usize) -> LearnerInfo {
-        LearnerInfo {
+    fn info(&self, _: usize) -> Result<LearnerInfo, Error> {
+        Ok(LearnerInfo {
             architecture: "bigram".into(),
             vocab: self.vocab,
             context: 0,
@@ -114,7 +114,7 @@ impl Learner for Bigram {
             precision: Precision::F32,
             device: "plain loops".into(),
             arithmetic: "bigram 1".into(),
-        }
+        })
     }
 
     fn bytes(&self) -> u64 {

@@ -242,7 +242,8 @@ fn an_estimate_is_what_then_happens() {
         "data.sequence_length = 8\ntrain = {batch = 6, micro_batch = 4, epochs = 2.5}\ncheckpoint = {every_steps = 9, every_words = 300, keep = 2}",
     );
     let mut learner = bench.learner(&plan);
-    let found = estimate(&plan, &bench.corpus, &learner.info(8), learner.tensors()).expect("an estimate");
+    let found = estimate(&plan, &bench.corpus, &learner.info(8).expect("known"), learner.tensors())
+        .expect("an estimate");
     assert_eq!((found.parameters, found.tensors, found.memory.parameters), (156, 2, 156 * 16));
     assert_eq!((found.windows, found.tokens, found.epochs), (500, 4000, 2.5));
     assert_eq!(found.flops.total, 3.0 * 24.0 * 4000.0);
