@@ -1,5 +1,6 @@
 //! From text to a model.
 
+pub mod distill;
 pub mod export;
 mod teacher;
 
