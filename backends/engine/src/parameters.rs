@@ -14,8 +14,21 @@ pub enum Init {
     Normal(f32),
     /// Uniform between minus and plus this bound.
     Uniform(f32),
+    /// The natural logarithm of uniform numbers between these two: `A_log` of Mamba-2's own package.
+    Logarithm(f32, f32),
+    /// Mamba's step bias: `softplus⁻¹(max(Δ, floor))`, with `ln Δ` uniform between those of `least` and `most`.
+    Steps {
+        /// Smallest Δ.
+        least: f32,
+        /// Largest Δ.
+        most: f32,
+        /// What smaller ones are raised to.
+        floor: f32,
+    },
     /// These values: what an architecture's authors compute, such as `A_log`.
     Values(Vec<f32>),
+    /// One part after the other, each of its own length and with a start of its own.
+    Parts(Vec<(usize, Init)>),
 }
 
 impl Init {
@@ -27,7 +40,19 @@ impl Init {
             Self::Uniform(bound) => {
                 (0..len).map(|_| ((2.0 * numbers.unit() - 1.0) * f64::from(*bound)) as f32).collect()
             }
+            Self::Logarithm(low, high) => {
+                let (low, high) = (f64::from(*low), f64::from(*high));
+                (0..len).map(|_| (low + (high - low) * numbers.unit()).ln() as f32).collect()
+            }
+            Self::Steps { least, most, floor } => {
+                let (least, most) = (f64::from(*least).ln(), f64::from(*most).ln());
+                let step = |unit: f64| (least + (most - least) * unit).exp().max(f64::from(*floor));
+                // softplus⁻¹(y) = y + ln(1 - e⁻ʸ)
+                let bias = |y: f64| (y + (-(-y).exp_m1()).ln()) as f32;
+                (0..len).map(|_| bias(step(numbers.unit()))).collect()
+            }
             Self::Values(values) => values.clone(),
+            Self::Parts(parts) => parts.iter().flat_map(|(len, init)| init.draw(*len, numbers)).collect(),
         }
     }
 }
@@ -159,5 +184,32 @@ impl Gradients {
             }
         }
         &mut self.each
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_lie_between_their_bounds_and_fill_them() {
+        let softplus = |x: &f32| f64::from(*x).exp().ln_1p();
+        let init = Init::Steps { least: 1e-3, most: 0.1, floor: 2e-3 };
+        let steps: Vec<f64> = init.draw(4000, &mut Numbers::new(1)).iter().map(softplus).collect();
+        assert!(steps.iter().all(|y| (1.999e-3..0.100_01).contains(y)));
+        // ln Δ is uniform over ln 100, of which ln 2 lies below the floor and ln 10 above 0.01.
+        let share = |range: std::ops::Range<f64>| {
+            steps.iter().filter(|y| range.contains(y)).count() as f64 / steps.len() as f64
+        };
+        assert!((share(0.0..2.001e-3) - 2f64.ln() / 100f64.ln()).abs() < 0.03);
+        assert!((share(0.01..1.0) - 0.5).abs() < 0.03);
+    }
+
+    #[test]
+    fn parts_follow_each_other() {
+        let parts = Init::Parts(vec![(2, Init::Constant(1.0)), (100, Init::Logarithm(1.0, 16.0))]);
+        let drawn = parts.draw(102, &mut Numbers::new(2));
+        assert_eq!((drawn.len(), &drawn[..2]), (102, &[1.0, 1.0][..]));
+        assert!(drawn[2..].iter().all(|x| (0.0..16f32.ln()).contains(x)));
     }
 }

@@ -1,6 +1,5 @@
 //! Every architecture against PyTorch: loss, gradients and three steps of AdamW on one batch (../shared/golden/README.md).
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
-#![allow(dead_code)] // Until the first architecture is named below.
 
 use std::path::{Path, PathBuf};
 
@@ -199,4 +198,12 @@ macro_rules! goldens {
     };
 }
 
-goldens! {}
+goldens! {
+    gpt2
+    gpt_neox
+    hgrn2
+    hgrn2_conv
+    llama
+    lstm
+    opt
+}

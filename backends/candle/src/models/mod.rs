@@ -11,7 +11,7 @@ pub mod lstm;
 pub mod mamba;
 pub mod mamba2;
 pub mod opt;
-pub(crate) mod state_space;
+pub mod state_space;
 pub mod xlstm;
 pub mod xlstm_block;
 mod xlstm_config;

@@ -16,7 +16,7 @@ use bheval_kernels::product::{View, ViewMut, product};
 use bheval_kernels::{Isa, launch};
 use rayon::prelude::*;
 
-use crate::ops::columns::column_blocks;
+use crate::ops::blocks::column_blocks;
 use crate::ops::rows::{put, sum_over_rows, task_rows};
 use crate::parameters::Parameter;
 use crate::tape::{Back, Operation, Setting, Tape, Value};
