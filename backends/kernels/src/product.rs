@@ -185,12 +185,13 @@ impl<'a> Job<'a> {
         let depth = self.format.depth(self.a.columns);
         with_buffer(rows.div_ceil(STRIP) * STRIP * depth, |a| {
             pack::<STRIP>(self.isa, self.format, self.a.t(), a);
+            let mut sums = [[0.0; PANEL]; STRIP];
             for (j, b) in b.chunks_exact(PANEL * depth).take(columns.div_ceil(PANEL)).enumerate() {
                 for (i, a) in a.chunks_exact(STRIP * depth).enumerate() {
                     let (row, column) = (i * STRIP, j * PANEL);
                     let (rows, columns) = ((rows - row).min(STRIP), (columns - column).min(PANEL));
                     let place = Place { row, rows, column, columns, add: self.store == Store::Add };
-                    tile::multiply(self.isa, self.format, a, b, c, place);
+                    tile::multiply(self.isa, self.format, (a, b), &mut sums, c, place);
                 }
             }
         });
