@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::tile::Format;
+use super::tile::{Format, prefetch};
 use super::view::View;
 use super::{Isa, Kernel, bf16, launch};
 
@@ -69,6 +69,10 @@ fn across<const W: usize, const P: usize>(
 ) {
     if source.column_stride != 1 || (first + out.len()) * P > source.rows || column + W > source.columns {
         return one_by_one::<W, P>(source, first, column, 0..W, out, word);
+    }
+    // The hardware doesn't foresee rows that are far apart.
+    for k in (first + out.len()) * P..((first + 2 * out.len()) * P).min(source.rows) {
+        prefetch(&source.data[k * source.row_stride + column..][..W]);
     }
     for (d, out) in out.iter_mut().enumerate() {
         let mut rows = [[0.0f32; W]; P];

@@ -15,7 +15,7 @@ use super::pack::pack;
 use super::tile::{self, Format, PANEL, Place, Rows, STRIP};
 pub use super::view::{View, ViewMut};
 
-/// Elements of the inner dimension that are packed at once: a whole number of [`gemm::BLOCK`](super::gemm::BLOCK).
+/// Words of the inner dimension that are packed at once: a whole number of [`gemm::BLOCK`](super::gemm::BLOCK).
 const DEPTH: usize = 512;
 /// Columns of `b` that are packed at once.
 const WIDTH: usize = 2048;
@@ -132,8 +132,9 @@ impl<'a> Job<'a> {
                 .take(c.rows)
                 .for_each(|row| row[..self.b.columns].fill(0.0));
         }
-        for k in (0..self.a.columns).step_by(DEPTH) {
-            let inner = k..(k + DEPTH).min(self.a.columns);
+        let depth = if self.format == Format::Pairs { 2 * DEPTH } else { DEPTH };
+        for k in (0..self.a.columns).step_by(depth) {
+            let inner = k..(k + depth).min(self.a.columns);
             for n in (0..self.b.columns).step_by(WIDTH) {
                 let columns = n..(n + WIDTH).min(self.b.columns);
                 let store = if k > 0 { Store::Add } else { self.store };

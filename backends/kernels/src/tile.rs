@@ -59,6 +59,9 @@ pub(crate) fn multiply<C: Rows>(
     mut place: Place,
 ) {
     let block = if format == Format::Pairs { gemm::BLOCK / 2 } else { gemm::BLOCK };
+    for r in place.row..place.row + place.rows {
+        prefetch(&c.row(r)[place.column..][..place.columns]);
+    }
     for (a, b) in a.as_chunks().0.chunks(block).zip(b.as_chunks().0.chunks(block)) {
         match format {
             #[cfg(target_arch = "x86_64")]
@@ -68,6 +71,15 @@ pub(crate) fn multiply<C: Rows>(
         launch(isa, Put { sums, c, place });
         place.add = true;
     }
+}
+
+/// Asks for the cache lines of `x` to be brought near, where there is a way to.
+#[inline(always)]
+pub(crate) fn prefetch(x: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    super::x86::prefetch(x);
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = x;
 }
 
 /// A kernel of its own, whose result lies in memory: the compiler then keeps the running sums in registers.

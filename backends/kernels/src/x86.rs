@@ -16,6 +16,15 @@ pub(crate) fn dot_pairs(isa: Isa, a: &[[f32; STRIP]], b: &[[f32; PANEL]], sums: 
     unsafe { dots(a, b, sums) }
 }
 
+/// Asks for the cache lines of `x` to be brought near, for they will be needed.
+#[inline(always)]
+pub(crate) fn prefetch(x: &[f32]) {
+    for line in x.chunks(16) {
+        // SAFETY: a prefetch has no effect but on time, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+}
+
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma")]
 fn dots(a: &[[f32; STRIP]], b: &[[f32; PANEL]], out: &mut Sums) {
     let mut sums = [[_mm512_setzero_ps(); 2]; STRIP];
