@@ -160,3 +160,52 @@ fn one_by_one<const W: usize, const P: usize>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Numbers;
+
+    /// The obvious twin.
+    fn word(format: Format, source: View<'_>, d: usize, j: usize) -> f32 {
+        let at = |i| if i < source.rows && j < source.columns { source.at(i, j) } else { 0.0 };
+        match format {
+            Format::F32 => at(d),
+            Format::Rounded => bf16::round(at(d)),
+            Format::Pairs => bf16::pair([at(2 * d), at(2 * d + 1)]),
+        }
+    }
+
+    fn check<const W: usize>(source: View<'_>) {
+        for format in [Format::F32, Format::Rounded, Format::Pairs] {
+            let depth = format.depth(source.rows);
+            for isa in Isa::available() {
+                let mut out = vec![f32::NAN; source.columns.next_multiple_of(W) * depth];
+                pack::<W>(isa, format, source, &mut out);
+                for (i, out) in out.iter().enumerate() {
+                    let (j, d) = (i / (W * depth) * W + i % W, i / W % depth);
+                    let expected = word(format, source, d, j);
+                    assert_eq!(
+                        out.to_bits(),
+                        expected.to_bits(),
+                        "{isa:?} {format:?} {W} word {d} of column {j}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_layout_is_packed_alike() {
+        for (k, n) in [(1, 1), (8, 8), (16, 32), (17, 33), (40, 70), (3, 100), (100, 5), (0, 9), (9, 0)] {
+            let data = Numbers::new((k * 1000 + n) as u64).normal((2 * k + 3) * (2 * n + 3), 1.0);
+            let rows = View::with_stride(&data, k, n, n + 3);
+            let columns = View::with_stride(&data, n, k, k + 1).t();
+            let neither = View { data: &data, rows: k, columns: n, row_stride: 2 * n + 1, column_stride: 2 };
+            for source in [rows, columns, neither] {
+                check::<8>(source);
+                check::<32>(source);
+            }
+        }
+    }
+}

@@ -28,6 +28,11 @@ impl Format {
     pub(crate) fn depth(self, k: usize) -> usize {
         if self == Format::Pairs { k.div_ceil(2) } else { k }
     }
+
+    /// Elements that this many words hold.
+    pub(crate) fn elements(self, words: usize) -> usize {
+        if self == Format::Pairs { 2 * words } else { words }
+    }
 }
 
 /// The rows of a part of `c`.
@@ -58,7 +63,7 @@ pub(crate) fn multiply<C: Rows>(
     c: &mut C,
     mut place: Place,
 ) {
-    let block = if format == Format::Pairs { gemm::BLOCK / 2 } else { gemm::BLOCK };
+    let block = format.depth(gemm::BLOCK);
     for r in place.row..place.row + place.rows {
         prefetch(&c.row(r)[place.column..][..place.columns]);
     }
