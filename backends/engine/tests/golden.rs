@@ -199,4 +199,4 @@ macro_rules! goldens {
     };
 }
 
-goldens! { lstm mamba }
+goldens! { lstm mamba mamba2 }

@@ -7,6 +7,7 @@ pub(crate) mod blocks;
 pub mod convolution;
 pub mod dropout;
 pub mod embedding;
+pub mod gated_norm;
 pub mod gla;
 pub mod joined;
 pub mod layer_norm;
