@@ -114,6 +114,8 @@ struct Factors {
     keep: f32,
     beta1: f32,
     beta2: f32,
+    /// `1 - β₁` and `1 - β₂`, each rounded once: one minus the rounded β₂ is off by 1e-5, which the correction for it is not.
+    rest: [f32; 2],
     rate: f32,
     correction: f32,
     epsilon: f32,
@@ -128,6 +130,7 @@ impl Factors {
             keep: (1.0 - decay) as f32,
             beta1: rates.beta1 as f32,
             beta2: rates.beta2 as f32,
+            rest: [rates.beta1, rates.beta2].map(|beta| (1.0 - beta) as f32),
             rate: (rates.learning_rate / correction(rates.beta1)) as f32,
             correction: correction(rates.beta2).sqrt().recip() as f32,
             epsilon: rates.epsilon as f32,
@@ -147,7 +150,7 @@ impl Kernel for Step<'_> {
     #[inline(always)]
     fn run(self, _: Isa) {
         let f = self.factors;
-        let (rest1, rest2) = (1.0 - f.beta1, 1.0 - f.beta2);
+        let [rest1, rest2] = f.rest;
         let moments = self.first.iter_mut().zip(self.second);
         for ((value, gradient), (first, second)) in self.value.iter_mut().zip(self.gradient).zip(moments) {
             let g = gradient * f.clip;

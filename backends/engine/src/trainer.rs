@@ -41,7 +41,7 @@ impl Trainable for Trainer {
         let models::Model { network, mut parameters, architecture } = models::build(&start.path)?;
         match start.seed {
             Some(seed) => parameters.initialise(seed),
-            None => read(&start.path, &mut parameters)?,
+            None => read(&start.path, &*network, &mut parameters)?,
         }
         let threads = ThreadPoolBuilder::new().num_threads(start.threads).build();
         let threads = threads.map_err(|e| {
@@ -169,8 +169,9 @@ fn targets<'a>(batch: &TrainView<'a>) -> Targets<'a> {
 }
 
 /// Reads the weights in the folder `path`.
-fn read(path: &std::path::Path, parameters: &mut Parameters) -> Result<(), Failure> {
+fn read(path: &std::path::Path, network: &dyn Network, parameters: &mut Parameters) -> Result<(), Failure> {
     let mut weights = Weights::open(path, DType::F32)?;
+    network.refuse_stored(&weights)?;
     parameters.load(|spec| floats(&weights.tensor(&spec.name, &spec.shape)?))?;
     // A tied head may be stored a second time, and old files hold buffers that are no weights.
     weights.all_used(&[

@@ -8,13 +8,17 @@ mod lstm;
 mod mamba;
 mod mamba2;
 mod opt;
+mod recipe;
 mod state_space;
+mod transformer;
 mod xlstm;
+mod xlstm_block;
 
 use std::path::Path;
 
 use bheval_abi::Failure;
 use bheval_candle::keys::Keys;
+use bheval_candle::weights::Weights;
 
 use crate::loss::Head;
 use crate::parameters::Parameters;
@@ -34,6 +38,14 @@ pub trait Network: Send + Sync {
     /// Floating-point operations of one token's forward pass in a sequence of `steps` tokens, a fused multiply-add
     /// counted as two, the head included (architectures.md 1.10).
     fn forward_flops(&self, steps: usize) -> f64;
+
+    /// Refuses stored weights that training can't go on from, where more is to say than that a tensor is missing.
+    ///
+    /// # Errors
+    /// What is wrong with them, and what to do.
+    fn refuse_stored(&self, _weights: &Weights) -> Result<(), Failure> {
+        Ok(())
+    }
 }
 
 /// A network, and the tensors that it declared.

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use bheval_kernels::gemm::Store;
 use bheval_kernels::product::{View, ViewMut};
-use bheval_kernels::tiles::{multiply, padded};
+use bheval_kernels::small::{multiply, padded};
 use bheval_kernels::{Isa, Kernel, LANES, launch};
 
 use super::Attention;
