@@ -198,6 +198,7 @@ macro_rules! goldens {
     };
 }
 
+goldens! { lstm mamba mamba2 }
 goldens! {
     gpt2
     gpt_neox
