@@ -198,4 +198,15 @@ macro_rules! goldens {
     };
 }
 
+goldens! {
+    gpt2
+    gpt_neox
+    hgrn2
+    hgrn2_conv
+    llama
+    lstm
+    opt
+}
+goldens! { gpt2 gpt_neox llama lstm opt }
+goldens! { lstm mamba }
 goldens! { gpt2 gpt_neox hgrn2 hgrn2_conv llama lstm opt xlstm }

@@ -1,6 +1,7 @@
 //! What was typed. No decisions here.
 
 mod corpus;
+mod train;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ pub(crate) use corpus::{
     CorpusAction, CorpusArgs, CorpusBuildArgs, NormalizerArg, TextArgs, TokenizerAction, TokenizerArgs,
     TokenizerTrainArgs,
 };
+pub(crate) use train::TrainArgs;
 
 /// Scores small language models on minimal pairs and world knowledge.
 #[derive(Debug, Parser)]
@@ -54,6 +56,8 @@ pub(crate) enum Command {
     Tokenizer(TokenizerArgs),
     /// Make text into tokens to train on
     Corpus(CorpusArgs),
+    /// Train a model by a plan, or go on with it
+    Train(Box<TrainArgs>),
     /// List the tasks
     Tasks(TasksArgs),
     /// List, verify or fetch the data sets

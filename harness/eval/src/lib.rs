@@ -24,7 +24,7 @@ pub use cutter::{AnyCut, Cutter, reading};
 pub use error::{Difference, Error};
 pub use fingerprint::model_sha256;
 pub use outcome::ItemOutcome;
-pub use plan::{Identity, Plan, Planned, Request as PlanRequest, TaskPlan};
+pub use plan::{BUILD, Identity, Plan, Planned, Request as PlanRequest, TaskPlan};
 pub use questions::Questions;
 pub use report::{items_csv, results_json};
 pub use runner::{Ended, Finished, Progress, Session, run};

@@ -10,6 +10,7 @@ mod mamba2;
 mod opt;
 mod recipe;
 mod transformer;
+mod state_space;
 mod xlstm;
 mod xlstm_block;
 

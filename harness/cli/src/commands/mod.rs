@@ -9,6 +9,7 @@ pub(crate) mod score;
 pub(crate) mod tasks;
 pub(crate) mod text;
 pub(crate) mod tokenizer;
+pub(crate) mod train;
 pub(crate) mod train_ngram;
 pub(crate) mod verify;
 pub(crate) mod worker;
