@@ -338,8 +338,11 @@ fn tensors_start_as_the_authors_have_them() {
     }
     assert!(is(&get("0.xlstm.conv1d.conv.weight"), 0.5 / 3f64.sqrt()));
     assert_eq!(get("0.xlstm.mlstm_cell.fgate.bias"), [3.0, 6.0]);
-    let zero =
-        ["0.xlstm.mlstm_cell.igate.weight", "0.xlstm.mlstm_cell.outnorm.weight", "1.xlstm.slstm_cell._recurrent_kernel_"];
+    let zero = [
+        "0.xlstm.mlstm_cell.igate.weight",
+        "0.xlstm.mlstm_cell.outnorm.weight",
+        "1.xlstm.slstm_cell._recurrent_kernel_",
+    ];
     assert!(zero.iter().all(|name| get(name).iter().all(|&x| x == 0.0)));
     // The second of four blocks, heads of 128 cells: 5 - 12 (j / 127)^(0.3 + 1.3 / 3), the forget gates second.
     let bias = get("1.xlstm.slstm_cell._bias_");
