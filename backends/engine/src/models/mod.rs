@@ -9,8 +9,8 @@ mod mamba;
 mod mamba2;
 mod opt;
 mod recipe;
-mod transformer;
 mod state_space;
+mod transformer;
 mod xlstm;
 mod xlstm_block;
 
