@@ -4,6 +4,7 @@
 //! plan's seed and the step's number, so a run that is killed and resumed ends with the same bits.
 
 pub mod checkpoint;
+pub mod distill;
 mod due;
 mod error;
 pub mod estimate;
