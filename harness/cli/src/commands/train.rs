@@ -77,13 +77,14 @@ fn refuse_distillation(draft: &Draft, plan: &Plan) -> anyhow::Result<()> {
 }
 
 fn train_in(args: &TrainArgs, plan: &Plan, corpus: &Corpus, out: &Path) -> anyhow::Result<Outcome> {
+    // What can't be trained is found out before anything is written.
+    let mut learner = Start::new(args, plan)?.learner()?;
+    let mut tasks = Tasks::open(args, plan, out)?;
     let identity = Identity::of(plan);
     let folder = Folder::open(out, plan, &identity, args.fresh)?;
     if !folder.locked() {
         warn("this file system has no locks: see to it that no other bheval trains in the same folder");
     }
-    let mut learner = Start::new(args, plan)?.learner()?;
-    let mut tasks = Tasks::open(args, plan, &folder)?;
     let signals = Signals::watch()?;
     let mut watcher = Watcher::new(args.quiet);
     let finished = train(Job {

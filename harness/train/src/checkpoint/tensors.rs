@@ -36,7 +36,7 @@ impl<S> Entry<S> {
 pub(super) fn write_tensors<S: Copy>(
     path: &Path,
     mut entries: Vec<Entry<S>>,
-    read: &mut dyn FnMut(S, &mut [f32]) -> Result<(), Error>,
+    mut read: impl FnMut(S, &mut [f32]) -> Result<(), Error>,
 ) -> Result<FileRecord, Error> {
     entries.sort_by(|a, b| a.name.cmp(&b.name));
     let file = File::create_new(path).map_err(Error::file(path, "write"))?;
