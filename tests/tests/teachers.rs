@@ -119,7 +119,8 @@ fn teachers_on_the_fly_say_what_the_golden_runs_say() {
         let ids: Vec<Vec<u32>> = serde_json::from_value(case["input_ids"].clone()).expect("ids");
         let labels: Vec<Vec<i64>> = serde_json::from_value(case["labels"].clone()).expect("labels");
         // The golden HGRN2's tokenizer differs from the golden Llama's in two pieces, which the golden run passed over.
-        let school = School { tokenizer: tokenizer(teachers[0]), ..School::new(teachers, student, ids[0].len()) };
+        let school =
+            School { tokenizer: tokenizer(teachers[0]), ..School::new(teachers, student, ids[0].len()) };
         let tokens = ids.concat();
         let targets: Vec<Option<usize>> = labels
             .iter()

@@ -207,3 +207,6 @@ goldens! {
     lstm
     opt
 }
+goldens! { gpt2 gpt_neox llama lstm opt }
+goldens! { lstm mamba }
+goldens! { gpt2 gpt_neox hgrn2 hgrn2_conv llama lstm opt xlstm }

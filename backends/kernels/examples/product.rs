@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use bheval_kernels::random::Numbers;
 use bheval_kernels::{Isa, Precision, Store, View, ViewMut, product};
+use rayon::ThreadPool;
 
 /// Name, m, n, k, whether `a` and `b` lie transposed.
 type Case = (&'static str, usize, usize, usize, bool, bool);
@@ -31,26 +32,27 @@ fn main() {
     let mut arguments = std::env::args().skip(1);
     let seconds = arguments.next().map_or(1.0, |s| s.parse().expect("seconds"));
     let words: Vec<String> = arguments.collect();
+    let pools =
+        [1, 2].map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build().expect("threads start"));
     for case in CASES {
         for precision in [Precision::F32, Precision::Bf16] {
             let (name, m, n, k, ..) = case;
             let line = format!("{name:8} {m:5} x {n:5} x {k:5} {precision:?}");
             if words.iter().all(|w| line.contains(w)) {
                 let speeds: Vec<String> =
-                    [1, 2].map(|t| format!("{:7.1}", measure(case, precision, t, seconds))).into();
+                    pools.iter().map(|p| format!("{:7.1}", measure(case, precision, p, seconds))).collect();
                 println!("{line:34} {} GFLOP/s on 1 and 2 threads", speeds.join(" "));
             }
         }
     }
 }
 
-fn measure((_, m, n, k, a_t, b_t): Case, precision: Precision, threads: usize, seconds: f64) -> f64 {
+fn measure((_, m, n, k, a_t, b_t): Case, precision: Precision, pool: &ThreadPool, seconds: f64) -> f64 {
     let mut numbers = Numbers::new(1);
     let (a, b) = (numbers.normal(m * k, 1.0), numbers.normal(k * n, 1.0));
     let a = if a_t { View::new(&a, k, m).t() } else { View::new(&a, m, k) };
     let b = if b_t { View::new(&b, n, k).t() } else { View::new(&b, k, n) };
     let mut c = vec![0.0; m * n];
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");
     pool.install(|| {
         let mut once = || product(Isa::best(), precision, a, b, Store::Set, ViewMut::new(&mut c, m, n));
         once();
@@ -59,7 +61,7 @@ fn measure((_, m, n, k, a_t, b_t): Case, precision: Precision, threads: usize, s
             once();
             calls += 1;
         }
-        2.0 * (m * n * k * calls * threads) as f64 / (cpu_seconds() - cpu) / 1e9
+        2.0 * (m * n * k * calls * pool.current_num_threads()) as f64 / (cpu_seconds() - cpu) / 1e9
     })
 }
 

@@ -5,6 +5,7 @@
 
 pub mod activation;
 pub mod bf16;
+mod buffer;
 pub mod cells;
 pub mod elementwise;
 pub mod gemm;

@@ -1,13 +1,11 @@
 //! Packing: operands rearranged so that the innermost loop reads them from one end to the other.
 
-use std::cell::RefCell;
-
 use super::tile::Format;
 use super::view::View;
 use super::{Isa, Kernel, bf16, launch};
 
-/// Rows of the source that are packed before the next panel's, and the side of a transposed square.
-const SQUARE: usize = 8;
+/// Columns that are transposed together, and words of the inner dimension that all panels get before the next ones.
+const SIDE: usize = 8;
 
 /// Packs `source[k, n]` into panels of `W` columns, `out[n / W][depth][W]`, the last one padded with zeros.
 pub(crate) fn pack<const W: usize>(isa: Isa, format: Format, source: View<'_>, out: &mut [f32]) {
@@ -25,83 +23,103 @@ struct Pack<'a, const W: usize> {
 
 impl<const W: usize> Kernel for Pack<'_, W> {
     #[inline(always)]
-    fn run(self, _: Isa) {
+    fn run(self, isa: Isa) {
         match self.format {
-            Format::F32 => words::<W, 1>(self.source, self.out, |[x]| x),
-            Format::Rounded => words::<W, 1>(self.source, self.out, |[x]| bf16::round(x)),
-            Format::Pairs => words::<W, 2>(self.source, self.out, bf16::pair),
+            Format::F32 => panels::<W, 1>(isa, self.source, self.out, |[x]| x),
+            Format::Rounded => panels::<W, 1>(isa, self.source, self.out, |[x]| bf16::round(x)),
+            Format::Pairs => panels::<W, 2>(isa, self.source, self.out, bf16::pair),
         }
     }
 }
 
 /// `P` elements of the inner dimension make one `word`.
 #[inline(always)]
-fn words<const W: usize, const P: usize>(source: View<'_>, out: &mut [f32], word: impl Fn([f32; P]) -> f32) {
+fn panels<const W: usize, const P: usize>(
+    isa: Isa,
+    source: View<'_>,
+    out: &mut [f32],
+    word: impl Fn([f32; P]) -> f32 + Copy,
+) {
     let depth = source.rows.div_ceil(P);
-    let panel = depth * W;
-    let mut first = 0;
-    while first < depth {
-        let last = (first + SQUARE).min(depth);
-        for (p, out) in out.chunks_exact_mut(panel).enumerate() {
-            let part = &mut out[first * W..last * W];
-            let columns = W.min(source.columns - p * W);
-            let whole = last * P <= source.rows && columns == W;
-            if whole && source.column_stride == 1 {
-                copy::<W, P>(source, first, p * W, part, &word);
-            } else if whole && last - first == SQUARE && source.row_stride == 1 {
-                transposed::<W, P>(source, first, p * W, part, &word);
+    for first in (0..depth).step_by(SIDE) {
+        let last = (first + SIDE).min(depth);
+        for (p, out) in out.chunks_exact_mut(W * depth).enumerate() {
+            let (column, out) = (p * W, &mut out.as_chunks_mut().0[first..last]);
+            let inside = last * P <= source.rows && column + W <= source.columns;
+            if inside && source.column_stride == 1 {
+                across::<W, P>(source, first, column, out, word);
+            } else if inside && source.row_stride == 1 && out.len() == SIDE {
+                along::<W, P>(isa, source, first, column, out, word);
             } else {
-                one_by_one::<W, P>(source, first, p * W, part, &word);
+                one_by_one::<W, P>(source, first, column, out, word);
             }
         }
-        first = last;
     }
 }
 
+/// Rows of the source are contiguous.
 #[inline(always)]
-fn copy<const W: usize, const P: usize>(
+fn across<const W: usize, const P: usize>(
     source: View<'_>,
     first: usize,
     column: usize,
-    out: &mut [f32],
+    out: &mut [[f32; W]],
     word: impl Fn([f32; P]) -> f32,
 ) {
-    for (d, out) in out.as_chunks_mut::<W>().0.iter_mut().enumerate() {
-        let rows: [&[f32; W]; P] = std::array::from_fn(|p| {
+    for (d, out) in out.iter_mut().enumerate() {
+        let mut rows = [[0.0f32; W]; P];
+        for p in 0..P {
             let start = ((first + d) * P + p) * source.row_stride + column;
-            source.data[start..].first_chunk().expect("the view was checked")
-        });
-        for (j, out) in out.iter_mut().enumerate() {
-            *out = word(std::array::from_fn(|p| rows[p][j]));
+            rows[p].copy_from_slice(&source.data[start..][..W]);
+        }
+        for j in 0..W {
+            let mut x = [0.0f32; P];
+            for p in 0..P {
+                x[p] = rows[p][j];
+            }
+            out[j] = word(x);
         }
     }
 }
 
+/// Columns of the source are contiguous.
 #[inline(always)]
-fn transposed<const W: usize, const P: usize>(
+fn along<const W: usize, const P: usize>(
+    isa: Isa,
     source: View<'_>,
     first: usize,
     column: usize,
-    out: &mut [f32],
+    out: &mut [[f32; W]],
     word: impl Fn([f32; P]) -> f32,
 ) {
-    let out = out.as_chunks_mut::<W>().0;
-    for j in (0..W).step_by(SQUARE) {
-        let square: [[f32; SQUARE]; SQUARE] = std::array::from_fn(|i| {
+    for j in (0..W).step_by(SIDE) {
+        let mut square = [[0.0f32; SIDE]; SIDE];
+        for i in 0..SIDE {
             let start = (column + j + i) * source.column_stride + first * P;
-            let line = &source.data[start..][..SQUARE * P];
-            let line: &[[f32; P]; SQUARE] = line.as_chunks().0.first_chunk().expect("the view was checked");
-            std::array::from_fn(|d| word(line[d]))
-        });
-        for (d, line) in transpose(square).iter().enumerate() {
-            out[d][j..j + SQUARE].copy_from_slice(line);
+            let mut line = [[0.0f32; P]; SIDE];
+            line.as_flattened_mut().copy_from_slice(&source.data[start..][..SIDE * P]);
+            for d in 0..SIDE {
+                square[i][d] = word(line[d]);
+            }
+        }
+        transpose(isa, &mut square);
+        for (out, square) in out.iter_mut().zip(&square) {
+            out[j..j + SIDE].copy_from_slice(square);
         }
     }
 }
 
 #[inline(always)]
-fn transpose(x: [[f32; SQUARE]; SQUARE]) -> [[f32; SQUARE]; SQUARE] {
-    std::array::from_fn(|i| std::array::from_fn(|j| x[j][i]))
+fn transpose(isa: Isa, x: &mut [[f32; SIDE]; SIDE]) {
+    #[cfg(target_arch = "x86_64")]
+    if isa != Isa::PORTABLE {
+        return super::x86::transpose(isa, x);
+    }
+    for i in 0..SIDE {
+        for j in 0..i {
+            (x[i][j], x[j][i]) = (x[j][i], x[i][j]);
+        }
+    }
 }
 
 /// What is ragged, or contiguous in neither direction.
@@ -110,49 +128,19 @@ fn one_by_one<const W: usize, const P: usize>(
     source: View<'_>,
     first: usize,
     column: usize,
-    out: &mut [f32],
+    out: &mut [[f32; W]],
     word: impl Fn([f32; P]) -> f32,
 ) {
-    for (d, out) in out.as_chunks_mut::<W>().0.iter_mut().enumerate() {
+    for (d, out) in out.iter_mut().enumerate() {
         for (j, out) in out.iter_mut().enumerate() {
-            *out = word(std::array::from_fn(|p| {
+            let mut x = [0.0f32; P];
+            for (p, x) in x.iter_mut().enumerate() {
                 let (i, j) = ((first + d) * P + p, column + j);
-                if i < source.rows && j < source.columns { source.at(i, j) } else { 0.0 }
-            }));
+                if i < source.rows && j < source.columns {
+                    *x = source.at(i, j);
+                }
+            }
+            *out = word(x);
         }
     }
-}
-
-thread_local! {
-    /// Buffers that are not in use on this thread.
-    static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
-
-/// Lends `work` a buffer of this many words, its content left over from earlier, at the beginning of a cache line.
-///
-/// A buffer stays with its thread, so that its pages are touched for the first time once. While `work` waits for other
-/// threads its own may run another product: that one takes another buffer.
-pub(crate) fn with_buffer<R>(words: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
-    let room = words + LINE / size_of::<f32>();
-    let mut buffer = FREE.with_borrow_mut(|free| take(free, room));
-    if buffer.len() < room {
-        buffer = vec![0.0; room];
-    }
-    let start = buffer.as_ptr().align_offset(LINE).min(room - words);
-    let result = work(&mut buffer[start..][..words]);
-    FREE.with_borrow_mut(|free| free.push(buffer));
-    result
-}
-
-/// The smallest that is large enough, else the largest, to be replaced.
-fn take(free: &mut Vec<Vec<f32>>, room: usize) -> Vec<f32> {
-    let fits = |v: &Vec<f32>| v.len() >= room;
-    let best = (0..free.len()).min_by_key(|&i| {
-        let len = free[i].len();
-        if fits(&free[i]) { (0, len) } else { (1, usize::MAX - len) }
-    });
-    best.map_or_else(Vec::new, |i| free.swap_remove(i))
 }

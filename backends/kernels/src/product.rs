@@ -9,8 +9,9 @@
 use rayon::prelude::*;
 
 use super::Isa;
+use super::buffer::with_buffer;
 pub use super::gemm::Store;
-use super::pack::{pack, with_buffer};
+use super::pack::pack;
 use super::tile::{self, Format, PANEL, Place, Rows, STRIP};
 pub use super::view::{View, ViewMut};
 

@@ -46,43 +46,36 @@ pub(crate) struct Place {
 /// Multiplies a strip `a[depth][STRIP]` with a panel `b[depth][PANEL]`: one chain of fused multiply-adds from zero for each
 /// [`gemm::BLOCK`] elements of the inner dimension, each then added to `c` (the first one stored, unless `add`).
 #[inline]
-pub(crate) fn multiply<C: Rows>(isa: Isa, format: Format, a: &[f32], b: &[f32], c: &mut C, place: Place) {
-    let (a, b) = (a.as_chunks().0, b.as_chunks().0);
-    match format {
-        #[cfg(target_arch = "x86_64")]
-        Format::Pairs => super::x86::multiply_pairs(isa, a, b, c, place),
-        _ => {
-            let mut sums = [[0.0; PANEL]; STRIP];
-            launch(isa, Tile { a, b, c, place, sums: &mut sums });
+pub(crate) fn multiply<C: Rows>(isa: Isa, format: Format, a: &[f32], b: &[f32], c: &mut C, mut place: Place) {
+    let block = if format == Format::Pairs { gemm::BLOCK / 2 } else { gemm::BLOCK };
+    let mut sums = [[0.0; PANEL]; STRIP];
+    for (a, b) in a.as_chunks().0.chunks(block).zip(b.as_chunks().0.chunks(block)) {
+        match format {
+            #[cfg(target_arch = "x86_64")]
+            Format::Pairs => super::x86::dot_pairs(isa, a, b, &mut sums),
+            _ => launch(isa, Block { a, b, sums: &mut sums }),
         }
+        launch(isa, Put { sums: &sums, c, place });
+        place.add = true;
     }
 }
 
-/// A kernel of its own: small enough that the compiler keeps the sums in registers.
-struct Tile<'a, C> {
+/// A kernel of its own, whose result lies in memory: the compiler then keeps the running sums in registers.
+struct Block<'a> {
     a: &'a [[f32; STRIP]],
     b: &'a [[f32; PANEL]],
-    c: &'a mut C,
-    place: Place,
-    /// Lies outside so that the compiler has no choice but to keep the running sums elsewhere: in registers.
     sums: &'a mut [[f32; PANEL]; STRIP],
 }
 
-impl<C: Rows> Kernel for Tile<'_, C> {
+impl Kernel for Block<'_> {
     #[inline(always)]
     fn run(self, isa: Isa) {
-        let mut place = self.place;
-        for (a, b) in self.a.chunks(gemm::BLOCK).zip(self.b.chunks(gemm::BLOCK)) {
-            if isa.is_wide() {
-                block::<STRIP, 2>(a, b, 0, 0, self.sums);
-            } else {
-                // 4 x 16 sums are half of the registers of AVX2.
-                for (row, column) in [(0, 0), (0, LANES), (STRIP / 2, 0), (STRIP / 2, LANES)] {
-                    block::<{ STRIP / 2 }, 1>(a, b, row, column, self.sums);
-                }
-            }
-            put(self.sums, self.c, place);
-            place.add = true;
+        if isa.is_wide() {
+            return block::<STRIP, 2>(self.a, self.b, 0, 0, self.sums);
+        }
+        // 4 x 16 sums are half of the registers of AVX2.
+        for (row, column) in [(0, 0), (0, LANES), (STRIP / 2, 0), (STRIP / 2, LANES)] {
+            block::<{ STRIP / 2 }, 1>(self.a, self.b, row, column, self.sums);
         }
     }
 }
@@ -119,14 +112,25 @@ fn block<const R: usize, const V: usize>(
 }
 
 /// Stores or adds the sums of a tile, as far as the tile reaches.
-#[inline(always)]
-pub(crate) fn put(sums: &[[f32; PANEL]; STRIP], c: &mut impl Rows, place: Place) {
-    for (r, sums) in sums.iter().enumerate().take(place.rows) {
-        let c = &mut c.row(place.row + r)[place.column..][..place.columns];
-        match <&mut [f32; PANEL]>::try_from(&mut *c) {
-            Ok(c) if place.add => c.iter_mut().zip(sums).for_each(|(c, s)| *c += s),
-            Ok(c) => *c = *sums,
-            Err(_) => c.iter_mut().zip(sums).for_each(|(c, s)| *c = if place.add { *c + s } else { *s }),
+struct Put<'a, C> {
+    sums: &'a [[f32; PANEL]; STRIP],
+    c: &'a mut C,
+    place: Place,
+}
+
+impl<C: Rows> Kernel for Put<'_, C> {
+    #[inline(always)]
+    fn run(self, _: Isa) {
+        let Place { row, rows, column, columns, add } = self.place;
+        for (r, sums) in self.sums[..rows].iter().enumerate() {
+            let c = &mut self.c.row(row + r)[column..][..columns];
+            // A copy cannot overlap with `c`: that lets the compiler use whole registers.
+            let sums = *sums;
+            match <&mut [f32; PANEL]>::try_from(&mut *c) {
+                Ok(c) if add => c.iter_mut().zip(sums).for_each(|(c, s)| *c += s),
+                Ok(c) => *c = sums,
+                Err(_) => c.iter_mut().zip(sums).for_each(|(c, s)| *c = if add { *c + s } else { s }),
+            }
         }
     }
 }

@@ -4,36 +4,20 @@
 use std::arch::x86_64::*;
 
 use super::Isa;
-use super::gemm::BLOCK;
-use super::tile::{PANEL, Place, Rows, STRIP, put};
+use super::tile::{PANEL, STRIP};
 
-/// As [`tile::multiply`](super::tile::multiply), each word of `a` and `b` being two bf16.
+/// `sums[STRIP][PANEL]`: what bf16 pairs `a[depth][STRIP]` and `b[depth][PANEL]` give.
 ///
 /// # Panics
 /// If `isa` has no dot products of bf16.
-pub(crate) fn multiply_pairs<C: Rows>(
-    isa: Isa,
-    a: &[[f32; STRIP]],
-    b: &[[f32; PANEL]],
-    c: &mut C,
-    place: Place,
-) {
+pub(crate) fn dot_pairs(isa: Isa, a: &[[f32; STRIP]], b: &[[f32; PANEL]], sums: &mut [[f32; PANEL]; STRIP]) {
     assert!(isa.has_bf16(), "this instruction set does not multiply bf16");
     // SAFETY: only `Isa::available`, having detected the features, makes an `Isa` that has bf16.
-    unsafe { multiply(a, b, c, place) }
+    unsafe { dots(a, b, sums) }
 }
 
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma")]
-fn multiply<C: Rows>(a: &[[f32; STRIP]], b: &[[f32; PANEL]], c: &mut C, mut place: Place) {
-    for (a, b) in a.chunks(BLOCK / 2).zip(b.chunks(BLOCK / 2)) {
-        put(&dots(a, b), c, place);
-        place.add = true;
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma")]
-fn dots(a: &[[f32; STRIP]], b: &[[f32; PANEL]]) -> [[f32; PANEL]; STRIP] {
+fn dots(a: &[[f32; STRIP]], b: &[[f32; PANEL]], out: &mut [[f32; PANEL]; STRIP]) {
     let mut sums = [[_mm512_setzero_ps(); 2]; STRIP];
     for (a, b) in a.iter().zip(b) {
         // SAFETY: 32 words are two registers of 16; a `__m512bh` is any 512 bits.
@@ -47,5 +31,42 @@ fn dots(a: &[[f32; STRIP]], b: &[[f32; PANEL]]) -> [[f32; PANEL]; STRIP] {
         }
     }
     // SAFETY: a register is 16 f32.
-    unsafe { std::mem::transmute(sums) }
+    *out = unsafe { std::mem::transmute(sums) };
+}
+
+/// Transposes 8 x 8 elements.
+///
+/// # Panics
+/// If `isa` is [`Isa::PORTABLE`].
+#[inline(always)]
+pub(crate) fn transpose(isa: Isa, x: &mut [[f32; 8]; 8]) {
+    assert!(isa != Isa::PORTABLE, "this instruction set has no registers of 8");
+    // SAFETY: every other `Isa` has AVX2.
+    unsafe { transpose_avx2(x) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn transpose_avx2(x: &mut [[f32; 8]; 8]) {
+    // SAFETY: a register is 8 f32.
+    let x_in: [__m256; 8] = unsafe { std::mem::transmute(*x) };
+    let mut pairs = x_in;
+    for i in 0..4 {
+        pairs[2 * i] = _mm256_unpacklo_ps(x_in[2 * i], x_in[2 * i + 1]);
+        pairs[2 * i + 1] = _mm256_unpackhi_ps(x_in[2 * i], x_in[2 * i + 1]);
+    }
+    let mut fours = pairs;
+    for i in [0, 4] {
+        fours[i] = _mm256_shuffle_ps::<0x44>(pairs[i], pairs[i + 2]);
+        fours[i + 1] = _mm256_shuffle_ps::<0xEE>(pairs[i], pairs[i + 2]);
+        fours[i + 2] = _mm256_shuffle_ps::<0x44>(pairs[i + 1], pairs[i + 3]);
+        fours[i + 3] = _mm256_shuffle_ps::<0xEE>(pairs[i + 1], pairs[i + 3]);
+    }
+    let mut eights = fours;
+    for i in 0..4 {
+        eights[i] = _mm256_permute2f128_ps::<0x20>(fours[i], fours[i + 4]);
+        eights[i + 4] = _mm256_permute2f128_ps::<0x31>(fours[i], fours[i + 4]);
+    }
+    // SAFETY: as above.
+    *x = unsafe { std::mem::transmute(eights) };
 }

@@ -11,8 +11,11 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, TokenizerBuilder, TokenizerImpl};
 
 use crate::Error;
+use crate::sample::is_in_share;
 use crate::source::{DocumentReader, Finished, Watch};
 use crate::sources::Source;
+use crate::survey::content;
+use crate::walk::Effort;
 
 /// What is done to text before it is cut.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,7 +77,7 @@ impl Special {
 }
 
 /// How a tokenizer is to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct BpeOptions {
     /// Entries, with special tokens and the 256 bytes.
     pub vocab: u32,
@@ -86,6 +89,8 @@ pub struct BpeOptions {
     pub special: Special,
     /// Whether a blank is put before a text that begins with none, so that its first word is cut as any other.
     pub add_prefix_space: bool,
+    /// The share of documents that is learnt from, chosen by a hash of their words; 1 for all.
+    pub sample: f64,
 }
 
 impl BpeOptions {
@@ -103,9 +108,19 @@ impl BpeOptions {
                 self.special.tokens.len()
             )));
         }
+        if !(self.sample > 0.0 && self.sample <= 1.0) {
+            return Err(Error::plan(format!(
+                "a sample of {} is no share of the documents: above 0, at most 1",
+                self.sample
+            )));
+        }
         Ok(())
     }
 }
+
+/// The most bytes of text that a tokenizer is trained on: the `tokenizers` crate counts pairs in 32 bits with a sign, and a
+/// count that overflows would make a wrong vocabulary without a word.
+const MOST_BYTES: u64 = i32::MAX as u64;
 
 type Bpe = TokenizerImpl<BPE, NormalizerWrapper, ByteLevel, ByteLevel, ByteLevel>;
 
@@ -117,14 +132,15 @@ pub struct TrainedBpe {
     pub sources: Vec<Finished>,
 }
 
-/// Trains on all documents of the sources.
+/// Trains on the documents of the sources. `merging` is called once all are read and counted.
 ///
 /// # Errors
-/// A source that can't be read, no text at all.
+/// A source that can't be read, no text at all, or more than 2 GiB of it.
 pub fn train_bpe(
     sources: &[Source],
     options: &BpeOptions,
-    watch: Option<Watch>,
+    effort: &Effort,
+    merging: impl Fn() + Send + Sync,
 ) -> Result<TrainedBpe, Error> {
     options.check()?;
     crate::walk::try_open(sources)?;
@@ -137,10 +153,14 @@ pub fn train_bpe(
         .special_tokens(options.special.tokens.iter().map(added).collect())
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .build();
-    let texts = Texts::new(sources, watch);
+    let texts = Texts::new(sources, effort.watch.clone(), options.sample, &merging);
     let training = |reason: String| Error::Training { reason };
-    inner.train(&mut trainer, texts.iter()).map_err(|e| training(e.to_string()))?;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(effort.threads).build();
+    let pool = pool.map_err(|e| training(format!("no threads: {e}")))?;
+    let trained =
+        pool.install(|| inner.train(&mut trainer, texts.iter()).map(drop).map_err(|e| e.to_string()));
     let sources = texts.finish()?;
+    trained.map_err(training)?;
     Ok(TrainedBpe { inner, options: options.clone(), sources })
 }
 
@@ -166,17 +186,25 @@ struct Texts<'a>(Mutex<State<'a>>);
 
 struct State<'a> {
     sources: std::slice::Iter<'a, Source>,
+    sample: f64,
+    merging: &'a (dyn Fn() + Send + Sync),
     reader: Option<DocumentReader>,
     watch: Option<Watch>,
     finished: Vec<Finished>,
-    documents: u64,
+    bytes: u64,
     error: Option<Error>,
 }
 
 impl<'a> Texts<'a> {
-    fn new(sources: &'a [Source], watch: Option<Watch>) -> Self {
-        let sources = sources.iter();
-        Self(Mutex::new(State { sources, reader: None, watch, finished: vec![], documents: 0, error: None }))
+    fn new(
+        sources: &'a [Source],
+        watch: Option<Watch>,
+        sample: f64,
+        merging: &'a (dyn Fn() + Send + Sync),
+    ) -> Self {
+        let (sources, finished) = (sources.iter(), Vec::new());
+        let state = State { sources, sample, merging, reader: None, watch, finished, bytes: 0, error: None };
+        Self(Mutex::new(state))
     }
 
     fn iter(&self) -> impl Iterator<Item = String> + Send + '_ {
@@ -196,7 +224,7 @@ impl<'a> Texts<'a> {
         let state = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
         match state.error {
             Some(error) => Err(error),
-            None if state.documents == 0 => Err(Error::Empty {
+            None if state.bytes == 0 => Err(Error::Empty {
                 what: "the texts hold no documents: there is nothing to learn from".into(),
             }),
             None => Ok(state.finished),
@@ -208,17 +236,33 @@ impl State<'_> {
     fn next(&mut self) -> Result<Option<String>, Error> {
         loop {
             if let Some(reader) = &mut self.reader
-                && let Some(document) = reader.next()?
+                && let Some(document) = reader.read()?
             {
-                self.documents += 1;
+                if self.sample < 1.0 && !is_in_share(self.sample, "tokenizer", &content(&document.text).0) {
+                    continue;
+                }
+                self.count(document.text.len())?;
                 return Ok(Some(document.text));
             }
             if let Some(reader) = self.reader.take() {
                 self.finished.push(reader.finish()?);
             }
-            let Some(source) = self.sources.next() else { return Ok(None) };
+            let Some(source) = self.sources.next() else {
+                (self.merging)();
+                return Ok(None);
+            };
             self.reader = Some(DocumentReader::open(&source.file, self.watch.clone())?);
         }
+    }
+
+    fn count(&mut self, bytes: usize) -> Result<(), Error> {
+        self.bytes += bytes as u64;
+        if self.bytes <= MOST_BYTES {
+            return Ok(());
+        }
+        Err(Error::plan(format!(
+            "more than {MOST_BYTES} bytes of text: counts would overflow; learn from a part of the documents, as --sample 0.1"
+        )))
     }
 }
 

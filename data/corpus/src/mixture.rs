@@ -1,9 +1,15 @@
 //! How many words each domain is to give.
 
+mod preset;
+mod spelling;
+
 use std::collections::BTreeMap;
 
 use crate::Error;
 use crate::sources::listed;
+
+pub use preset::{PRESETS, Part, Preset};
+pub use spelling::words;
 
 /// What a domain is to give.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,80 +43,6 @@ pub enum Mixture {
     /// Published shares of sources that domains stand for.
     Preset(&'static Preset),
 }
-
-/// A published mixture.
-#[derive(Debug, PartialEq)]
-pub struct Preset {
-    /// What it is called.
-    pub name: &'static str,
-    /// Where it was published.
-    pub source: &'static str,
-    /// Its parts.
-    pub parts: &'static [Part],
-}
-
-/// A part of a published mixture.
-#[derive(Debug, PartialEq)]
-pub struct Part {
-    /// Its name as published.
-    pub name: &'static str,
-    /// Its words, in any unit: only the proportions count.
-    pub words: u64,
-    /// Beginnings of domain names that stand for it, without anything but letters and digits; none: every domain that stands
-    /// for no other.
-    pub labels: &'static [&'static str],
-}
-
-const fn part(name: &'static str, words: u64, labels: &'static [&'static str]) -> Part {
-    Part { name, words, labels }
-}
-
-const PILE_SOURCE: &str = "Haller, Golde and Akbik 2024 (BabyHGRN), Table 1";
-const OWT: &[&str] = &["openwebtext"];
-
-/// Mixtures that are known by name.
-pub static PRESETS: [Preset; 3] = [
-    Preset {
-        name: "pile",
-        source: PILE_SOURCE,
-        parts: &[
-            part("Pile-CC", 4_900_155, &["pilecc"]),
-            part("OpenWebText2", 3_078_791, OWT),
-            part("FreeLaw", 946_382, &["freelaw"]),
-            part("USPTO Backgrounds", 261_159, &["uspto"]),
-            part("Wikipedia (en)", 187_094, &["wikipedia"]),
-            part("PubMed Central", 142_698, &["pubmedcentral"]),
-            part("PubMed Abstracts", 118_427, &["pubmedabstracts"]),
-            part("Others", 365_188, &[]),
-        ],
-    },
-    Preset {
-        name: "pile-100m",
-        source: PILE_SOURCE,
-        parts: &[
-            part("Pile-CC", 49_214_555, &["pilecc"]),
-            part("OpenWebText2", 30_344_790, OWT),
-            part("FreeLaw", 9_471_436, &["freelaw"]),
-            part("USPTO Backgrounds", 2_519_390, &["uspto"]),
-            part("Wikipedia (en)", 1_855_709, &["wikipedia"]),
-            part("PubMed Central", 1_449_273, &["pubmedcentral"]),
-            part("PubMed Abstracts", 1_175_838, &["pubmedabstracts"]),
-            part("Others", 3_968_870, &[]),
-        ],
-    },
-    Preset {
-        name: "babylm",
-        source: "Choshen et al. 2024 (2nd BabyLM challenge, call for papers), Table 1: millions of words in the 100M set",
-        parts: &[
-            part("CHILDES", 29, &["childes"]),
-            part("British National Corpus, dialogue", 8, &["bnc"]),
-            part("Project Gutenberg", 26, &["gutenberg"]),
-            part("OpenSubtitles", 20, &["opensubtitles"]),
-            part("Simple English Wikipedia", 15, &["simplewiki"]),
-            part("Switchboard", 1, &["switchboard"]),
-        ],
-    },
-];
 
 /// What was asked for, beside the mixture itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -297,6 +229,13 @@ fn by_preset(preset: &Preset, domains: &[(String, u64)], asked: &Asked) -> Resul
             listed(missing)
         )));
     }
+    let unnamed = domains.iter().zip(&part_of).find(|(_, part)| part.is_none());
+    if let Some(((name, _), _)) = unnamed {
+        return Err(Error::plan(format!(
+            "{name} stands for no part of the mixture {}; say which with --map \"PART={name}\", or leave it out with --only",
+            preset.name
+        )));
+    }
     // Domains of one part share its words in proportion to what they have.
     let weight = |(domain, part): (&(String, u64), &Option<usize>)| {
         let Some(part) = *part else { return 0.0 };
@@ -338,59 +277,4 @@ fn preset_parts(
         preset.parts.iter().position(part).or(rest)
     };
     Ok(domains.iter().map(find).collect())
-}
-
-impl std::fmt::Display for Share {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::All => f.write_str("all"),
-            Self::Rest => f.write_str("rest"),
-            Self::Words(words) => write!(f, "{words}w"),
-            Self::Part(part) => write!(f, "{part}"),
-        }
-    }
-}
-
-impl std::str::FromStr for Share {
-    type Err = String;
-
-    /// `all`, `rest`, a part (`0.25`, `25%`), or words (`4.2M`, `300K`, `900000w`).
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || {
-            format!("{text:?} is no share: give all, rest, a part (0.25 or 25%) or words (4.2M, 300K, 900w)")
-        };
-        match text {
-            "all" => return Ok(Self::All),
-            "rest" => return Ok(Self::Rest),
-            _ => {}
-        }
-        if text.ends_with(|c: char| c.is_ascii_alphabetic()) {
-            return words(text).map(Self::Words).map_err(|_| wrong());
-        }
-        let (digits, scale) = text.strip_suffix('%').map_or((text, 1.0), |digits| (digits, 100.0));
-        let part = digits.parse::<f64>().map_err(|_| wrong())? / scale;
-        if (0.0..=1.0).contains(&part) { Ok(Self::Part(part)) } else { Err(wrong()) }
-    }
-}
-
-/// A number of words: `10M`, `2.5M`, `300K`, `900w`, `900`.
-///
-/// # Errors
-/// Another form, or a number that is no whole one.
-pub fn words(text: &str) -> Result<u64, String> {
-    let wrong = || format!("{text:?} is no number of words: write 10M, 2.5M, 300K or 12345");
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let scale = match text[digits.len()..].to_ascii_uppercase().as_str() {
-        "" | "W" => 1.0,
-        "K" => 1e3,
-        "M" => 1e6,
-        "G" | "B" => 1e9,
-        _ => return Err(wrong()),
-    };
-    let plain = !digits.is_empty() && digits.chars().all(|c| c.is_ascii_digit() || c == '.');
-    let number = digits.parse::<f64>().ok().filter(|_| plain).ok_or_else(wrong)? * scale;
-    // Rounded, because 4.2 and the like are no binary fractions.
-    let whole = number.round();
-    let fits = (number - whole).abs() < 1e-3 && (1.0..1e15).contains(&whole);
-    if fits { Ok(whole as u64) } else { Err(wrong()) }
 }

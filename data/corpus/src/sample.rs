@@ -17,10 +17,10 @@ pub(crate) fn draw(purpose: &str, seed: u64, content: &Content) -> u128 {
     u128::from_be_bytes(*digest.first_chunk().expect("a digest is longer"))
 }
 
-/// Whether a document is held out, where no dev files are given: for a share of all documents, by their words alone. It does
-/// not depend on the seed, so that corpora of other seeds have the same held-out text.
-pub(crate) fn is_held_out(share: f64, content: &Content) -> bool {
-    let place = (draw("dev", 0, content) >> 64) as u64;
+/// Whether a document is in a share of all documents, by its words alone: not by a seed, so that corpora of several seeds have
+/// the same held-out text.
+pub(crate) fn is_in_share(share: f64, purpose: &str, content: &Content) -> bool {
+    let place = (draw(purpose, 0, content) >> 64) as u64;
     (place as f64) < share * 2_f64.powi(64)
 }
 

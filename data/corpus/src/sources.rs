@@ -166,6 +166,13 @@ impl Sources {
                 return Err(Error::plan(format!("{} was given twice", path.display())));
             }
         }
+        let has: BTreeSet<_> = self.train.iter().map(|s| &s.domain).collect();
+        if let Some(alone) = self.dev.iter().find(|s| !has.contains(&s.domain)) {
+            return Err(Error::plan(format!(
+                "{} is held-out text of a domain without training text; give it some, or leave it out with --only",
+                alone.file.path.display()
+            )));
+        }
         // Stable: files of one domain stay in the order that they were given in.
         self.train.sort_by(|a, b| a.domain.cmp(&b.domain));
         self.dev.sort_by(|a, b| a.domain.cmp(&b.domain));

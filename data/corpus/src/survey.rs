@@ -56,7 +56,8 @@ pub(crate) fn survey(
     Ok(Survey { documents, files })
 }
 
-fn content(text: &str) -> (Content, u32) {
+/// A document's content, and its words.
+pub(crate) fn content(text: &str) -> (Content, u32) {
     let mut hasher = Sha256::new();
     let mut words = 0_u32;
     for word in text.split_whitespace() {

@@ -40,7 +40,7 @@ pub(crate) fn walk<T: Send>(
     let mut number = 0;
     for (i, source) in sources.iter().enumerate() {
         let mut reader = DocumentReader::open(&source.file, effort.watch.clone())?;
-        while let Some(document) = reader.next()? {
+        while let Some(document) = reader.read()? {
             number += 1;
             if !wanted(number - 1) {
                 continue;

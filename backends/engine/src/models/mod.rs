@@ -9,8 +9,10 @@ mod mamba;
 mod mamba2;
 mod opt;
 mod recipe;
+mod state_space;
 mod transformer;
 mod xlstm;
+mod xlstm_block;
 
 use std::path::Path;
 

@@ -77,10 +77,8 @@ pub fn attention(tape: &mut Tape<'_>, x: Value, attention: Attention) -> Value {
         tape.get(x).par_chunks(setting.steps * attention.width()),
     );
     each.into_par_iter().for_each(|(y, sums, x)| {
-        let outputs = column_blocks(
-            y.chunks_exact_mut(heads.queries()),
-            &bounds(0, heads.queries(), group * heads.dim),
-        );
+        let outputs =
+            column_blocks(y.chunks_exact_mut(heads.queries()), &bounds(heads.queries(), group * heads.dim));
         let tasks = outputs.into_par_iter().zip(sums.par_chunks_mut(2 * setting.steps * group)).enumerate();
         tasks.for_each(|(shared, (y, sums))| {
             Group::new(setting, &attention, shared, x).forward(Outputs { y, sums });
@@ -112,7 +110,7 @@ impl Operation for Record {
             self.sums.par_chunks(2 * setting.steps * heads.count),
         );
         each.into_par_iter().for_each(|(dx, x, y, dy, sums)| {
-            let mut parts = column_blocks(dx.chunks_exact_mut(width), &bounds(0, width, heads.dim));
+            let mut parts = column_blocks(dx.chunks_exact_mut(width), &bounds(width, heads.dim));
             let mut take = |shared: usize| {
                 let (q, k, v) = attention.segments(shared);
                 let mut part = |segment: usize| std::mem::take(&mut parts[segment]);

@@ -44,11 +44,22 @@ impl Columns {
         Rows { x, stride: x.len() / rows, first: self.first, width: self.width }
     }
 
-    /// Adds `gradient(row, out)` to the columns' gradient; `gradient` writes the row's whole share. Columns that no
-    /// operation reads keep a gradient of 0.
+    /// Adds `gradient(row, out)` to the columns' gradient; `gradient` writes the row's whole share.
     pub(crate) fn add_gradient(&self, back: &mut Back<'_, '_>, gradient: impl Fn(usize, &mut [f32]) + Sync) {
-        let stride = back.width(self.value);
         let (store, mut all) = back.open(self.value);
+        self.put(store, back.width(self.value), &mut all, gradient);
+        back.close(self.value, all);
+    }
+
+    /// As [`Columns::add_gradient`], between [`Back::open`] and [`Back::close`] of the value: columns that no operation reads
+    /// keep a gradient of 0.
+    pub(crate) fn put(
+        &self,
+        store: Store,
+        stride: usize,
+        all: &mut [f32],
+        gradient: impl Fn(usize, &mut [f32]) + Sync,
+    ) {
         let some = task_rows(stride);
         all.par_chunks_mut(some * stride).enumerate().for_each(|(block, all)| {
             let mut room = vec![0.0; if store == Store::Add { self.width } else { 0 }];
@@ -64,7 +75,6 @@ impl Columns {
                 }
             }
         });
-        back.close(self.value, all);
     }
 }
 
@@ -78,6 +88,11 @@ pub(crate) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
+    /// Columns of rows of `stride` values.
+    pub(crate) fn new(x: &'a [f32], stride: usize, first: usize, width: usize) -> Self {
+        Self { x, stride, first, width }
+    }
+
     /// The columns in one row.
     #[inline(always)]
     pub(crate) fn row(&self, row: usize) -> &'a [f32] {

@@ -14,8 +14,9 @@ use bheval_kernels::gemm::Store;
 use bheval_kernels::{LANES, launch};
 use rayon::prelude::*;
 
-use crate::ops::blocks::{bounds, column_blocks, open_columns};
+use crate::ops::blocks::{bounds, column_blocks};
 use crate::ops::rows::task_rows;
+use crate::ops::selection::{Columns, Rows};
 use crate::parameters::Parameter;
 use crate::tape::{Back, Operation, Setting, Tape, Value};
 
@@ -29,26 +30,17 @@ const BLOCK: usize = GROUPS * LANES;
 /// Channels side by side.
 type Lanes = [f32; LANES];
 
-/// Columns of a value: as many as are needed, from this one on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct From {
-    /// The value.
-    pub value: Value,
-    /// The first column.
-    pub first: usize,
-}
-
 /// A selective scan. Its inputs are columns of four different values.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SelectiveScan {
     /// `x [rows, channels]`
-    pub x: From,
+    pub x: Columns,
     /// `δ [rows, channels]`, its bias added.
-    pub step: From,
+    pub step: Columns,
     /// `z [rows, channels]`
-    pub gate: From,
-    /// `B` and then `C`, `[rows, states]` each.
-    pub bc: From,
+    pub gate: Columns,
+    /// `B` and then `C`, `[rows, 2 states]`.
+    pub bc: Columns,
     /// `A_log [channels, states]`
     pub log_rates: Parameter,
     /// `D [channels]`
@@ -74,8 +66,8 @@ pub fn selective_scan(tape: &mut Tape<'_>, scan: SelectiveScan) -> Value {
     let len = if tape.recording() { scan.border_len(steps) } else { 0 };
     let mut borders = tape.buffer(count * len);
     let rates = Rates::new(scan, tape.parameter(scan.log_rates), tape.parameter(scan.skip));
-    let inputs = Inputs::new(scan, steps, |value| (tape.get(value), tape.width(value)));
-    let blocks = column_blocks(y.chunks_exact_mut(scan.channels), &bounds(0, scan.channels, BLOCK));
+    let inputs = Inputs::new(scan, tape.setting, |value| tape.get(value));
+    let blocks = column_blocks(y.chunks_exact_mut(scan.channels), &bounds(scan.channels, BLOCK));
     let mut kept = borders.chunks_exact_mut(len.max(1));
     let tasks: Vec<_> =
         sequences(blocks, steps).into_iter().map(|(place, y)| (place, y, kept.next())).collect();
@@ -138,31 +130,16 @@ impl Rates {
     }
 }
 
-/// Columns of a matrix.
-#[derive(Clone, Copy)]
-struct Columns<'a> {
-    data: &'a [f32],
-    width: usize,
-    first: usize,
-}
-
-impl<'a> Columns<'a> {
-    /// Some columns of a row.
-    #[inline(always)]
-    fn at(self, row: usize, first: usize, len: usize) -> &'a [f32] {
-        &self.data[row * self.width + self.first + first..][..len]
-    }
-
-    /// Up to [`LANES`] channels of a row, padded with zeros.
-    #[inline(always)]
-    fn lanes(self, row: usize, channel: usize, len: usize) -> Lanes {
-        match <Lanes>::try_from(self.at(row, channel, len)) {
-            Ok(lanes) => lanes,
-            Err(_) => {
-                let mut lanes = [0.0; LANES];
-                lanes[..len].copy_from_slice(self.at(row, channel, len));
-                lanes
-            }
+/// Up to [`LANES`] channels of a row, padded with zeros.
+#[inline(always)]
+fn lanes(rows: Rows<'_>, row: usize, channel: usize, len: usize) -> Lanes {
+    let values = &rows.row(row)[channel..channel + len];
+    match <Lanes>::try_from(values) {
+        Ok(lanes) => lanes,
+        Err(_) => {
+            let mut lanes = [0.0; LANES];
+            lanes[..len].copy_from_slice(values);
+            lanes
         }
     }
 }
@@ -170,36 +147,33 @@ impl<'a> Columns<'a> {
 /// What the scan reads.
 #[derive(Clone, Copy)]
 struct Inputs<'a> {
-    x: Columns<'a>,
-    step: Columns<'a>,
-    gate: Columns<'a>,
-    bc: Columns<'a>,
+    x: Rows<'a>,
+    step: Rows<'a>,
+    gate: Rows<'a>,
+    bc: Rows<'a>,
     channels: usize,
     states: usize,
     steps: usize,
 }
 
 impl<'a> Inputs<'a> {
-    fn new(scan: SelectiveScan, steps: usize, get: impl Fn(Value) -> (&'a [f32], usize)) -> Self {
-        let columns = |from: From| {
-            let (data, width) = get(from.value);
-            Columns { data, width, first: from.first }
-        };
+    fn new(scan: SelectiveScan, setting: Setting, get: impl Fn(Value) -> &'a [f32]) -> Self {
+        let rows = |columns: Columns| columns.of(get(columns.value), setting.rows());
         Self {
-            x: columns(scan.x),
-            step: columns(scan.step),
-            gate: columns(scan.gate),
-            bc: columns(scan.bc),
+            x: rows(scan.x),
+            step: rows(scan.step),
+            gate: rows(scan.gate),
+            bc: rows(scan.bc),
             channels: scan.channels,
             states: scan.states,
-            steps,
+            steps: setting.steps,
         }
     }
 
     /// `B` and `C` of a row.
     #[inline(always)]
     fn bc(&self, row: usize) -> (&'a [f32], &'a [f32]) {
-        self.bc.at(row, 0, 2 * self.states).split_at(self.states)
+        self.bc.row(row).split_at(self.states)
     }
 
     /// Where the channels of a task's group begin, and how many there are; none beyond the last channel.
@@ -220,16 +194,17 @@ struct Record {
 impl Operation for Record {
     fn backward(self: Box<Self>, back: &mut Back<'_, '_>) {
         let Some(dy) = back.gradient(self.y) else { return };
-        let Self { scan, borders, .. } = *self;
+        let Self { y, scan, borders } = *self;
         let Setting { isa, batch, steps, .. } = back.setting();
         let channels = scan.channels;
-        let mut sinks = [scan.x, scan.step, scan.gate].map(|from| open_columns(back, from, channels));
+        let gradient = Columns { value: y, first: 0, width: channels }.of(&dy, batch * steps);
+        let mut sinks = [scan.x, scan.step, scan.gate].map(|columns| columns.open(back));
         let stores = [sinks[0].0, sinks[1].0, sinks[2].0];
         let mut partial = back.buffer(channels.div_ceil(BLOCK) * batch * steps * 2 * scan.states);
         let rates = Rates::new(scan, back.parameter(scan.log_rates), back.parameter(scan.skip));
-        let inputs = Inputs::new(scan, steps, |value| (back.get(value), back.width(value)));
+        let inputs = Inputs::new(scan, back.setting(), |value| back.get(value));
         let [dx, dstep, dgate] = sinks.each_mut().map(|(_, data)| data);
-        let blocks = |data, from: From| sequences(from.blocks(data, batch * steps, channels), steps);
+        let blocks = |data, columns: Columns| sequences(columns.blocks(data, batch * steps, BLOCK), steps);
         let (dx, dstep, dgate) = (blocks(dx, scan.x), blocks(dstep, scan.step), blocks(dgate, scan.gate));
         let sinks_of = dx.into_iter().zip(dstep).zip(dgate);
         let parts = partial.chunks_exact_mut(steps * 2 * scan.states);
@@ -240,13 +215,13 @@ impl Operation for Record {
             .map(|((((place, dx), (_, dstep)), (_, dgate)), (dbc, borders))| {
                 let mut found = backward::Found::new(scan.states);
                 let sinks = backward::Sinks { rows: [dx, dstep, dgate], stores, dbc };
-                let task = backward::Task { place, inputs, rates: &rates, dy: &dy, borders };
+                let task = backward::Task { place, inputs, rates: &rates, dy: gradient, borders };
                 launch(isa, backward::Backward { task, sinks, found: &mut found });
                 found
             })
             .collect();
-        for (from, (_, data)) in [scan.x, scan.step, scan.gate].into_iter().zip(sinks) {
-            back.close(from.value, data);
+        for (columns, (_, data)) in [scan.x, scan.step, scan.gate].into_iter().zip(sinks) {
+            back.close(columns.value, data);
         }
         projections(back, scan, &partial);
         tensors(back, scan, &found);
@@ -254,17 +229,9 @@ impl Operation for Record {
     }
 }
 
-impl From {
-    /// Blocks of these columns of `data [rows, width]`.
-    fn blocks(self, data: &mut [f32], rows: usize, columns: usize) -> Vec<Vec<&mut [f32]>> {
-        let width = data.len() / rows;
-        column_blocks(data.chunks_exact_mut(width), &bounds(self.first, columns, BLOCK))
-    }
-}
-
 /// Adds up the gradients of B and C: `partial [blocks, rows, 2 states]`.
 fn projections(back: &mut Back<'_, '_>, scan: SelectiveScan, partial: &[f32]) {
-    let (store, mut data) = open_columns(back, scan.bc, 2 * scan.states);
+    let (store, mut data) = scan.bc.open(back);
     let (rows, len) = (back.setting().rows(), 2 * scan.states);
     let width = data.len() / rows;
     let some = task_rows(width);

@@ -26,7 +26,7 @@ pub(crate) struct TextArgs {
     #[arg(long, default_value = "text", value_name = "NAME")]
     pub(crate) field: String,
     /// Each row of JSON Lines names its domain in this field, as the Pile's `meta.pile_set_name`
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with = "only")]
     pub(crate) label_field: Option<String>,
     /// Cut longer documents at the line's end after this many words
     #[arg(long, value_name = "WORDS", value_parser = clap::value_parser!(u64).range(1..))]
@@ -88,6 +88,9 @@ pub(crate) struct TokenizerTrainArgs {
     /// The one for what is unknown, which a byte-level tokenizer never makes
     #[arg(long, default_value = "<unk>", value_name = "TOKEN")]
     pub(crate) unk: String,
+    /// Learn from this share of the documents, chosen by a hash of their words
+    #[arg(long, default_value_t = 1.0, value_name = "SHARE")]
+    pub(crate) sample: f64,
     /// Put a blank before a text that begins with none
     #[arg(long)]
     pub(crate) add_prefix_space: bool,
@@ -156,9 +159,9 @@ pub(crate) struct CorpusBuildArgs {
     /// Words in all: 10M, 100M, 2.5M, 300K [default: all there is]
     #[arg(long, value_name = "N", value_parser = bheval_corpus::mixture::words)]
     pub(crate) words: Option<u64>,
-    /// natural, pile, pile-100m, babylm, FILE, or NAME=SHARE,...
-    #[arg(long, default_value = "natural", value_name = "MIXTURE")]
-    pub(crate) mixture: String,
+    /// natural, pile, pile-100m, babylm, FILE, or NAME=SHARE,... [default: the plan's shares, else natural]
+    #[arg(long, value_name = "MIXTURE")]
+    pub(crate) mixture: Option<String>,
     /// Domains that stand for a part of a preset, where their names do not tell: "Pile-CC=web+news"
     #[arg(long, value_name = "PART=NAME+...")]
     pub(crate) map: Vec<String>,

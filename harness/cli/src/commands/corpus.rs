@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use bheval_corpus::build::{BuildOptions, Stage, build, is_corpus_file};
 use bheval_corpus::mixture::{Asked, Mixture, PRESETS, Share};
+use bheval_corpus::plan::{Planned, read_shares};
 use bheval_corpus::record::{DomainRecord, RECORD_FILE, Record};
 use bheval_corpus::sources::{Sources, folder, named};
-use bheval_corpus::{Corpus, Effort, Target, plan};
+use bheval_corpus::{Corpus, Effort, Target};
 use bheval_data::tokenizer::Tokenizer;
 
 use crate::args::{CorpusAction, CorpusArgs, CorpusBuildArgs};
@@ -56,7 +57,7 @@ fn build_corpus(args: &CorpusBuildArgs) -> anyhow::Result<Outcome> {
 /// Files of both parts, and the shares that a plan names.
 fn sources(args: &CorpusBuildArgs) -> anyhow::Result<(Sources, Vec<(String, Share)>)> {
     let reading = text::reading(&args.text);
-    let mut sources = text::sources(&args.text)?;
+    let Planned { mut sources, shares } = text::read(&args.text)?;
     let folders: &[PathBuf] = if args.dev_from.is_empty() { &args.text.from } else { &args.dev_from };
     if args.dev_split.is_some() || !args.dev_from.is_empty() {
         for path in folders {
@@ -71,10 +72,6 @@ fn sources(args: &CorpusBuildArgs) -> anyhow::Result<(Sources, Vec<(String, Shar
         sources.licences.insert(name, text);
     }
     sources.only(&args.text.only)?;
-    let shares = match &args.text.plan {
-        Some(path) => plan::read(path, &reading)?.shares,
-        None => Vec::new(),
-    };
     Ok((sources.checked()?, shares))
 }
 
@@ -91,7 +88,14 @@ fn options(args: &CorpusBuildArgs, planned: Vec<(String, Share)>) -> anyhow::Res
         let (part, names) = pair(typed, "--map", "PART=NAME+...")?;
         map.insert(part, names.split('+').map(str::to_owned).collect());
     }
-    let mixture = if planned.is_empty() { mixture(&args.mixture)? } else { Mixture::Shares(planned) };
+    let mixture = match (&args.mixture, planned.is_empty()) {
+        (Some(_), false) => {
+            anyhow::bail!("the plan has shares of its own; leave out --mixture, or the shares")
+        }
+        (Some(typed), true) => mixture(typed)?,
+        (None, false) => Mixture::Shares(planned),
+        (None, true) => Mixture::Natural,
+    };
     Ok(BuildOptions {
         mixture,
         asked: Asked { words: args.words, renormalise: args.renormalize, map },
@@ -120,7 +124,7 @@ fn mixture(typed: &str) -> anyhow::Result<Mixture> {
         return Ok(Mixture::Shares(typed.split(',').map(share).collect::<anyhow::Result<_>>()?));
     }
     if Path::new(typed).is_file() {
-        return Ok(Mixture::Shares(plan::read_shares(Path::new(typed))?));
+        return Ok(Mixture::Shares(read_shares(Path::new(typed))?));
     }
     let names: Vec<_> = PRESETS.iter().map(|preset| preset.name).collect();
     anyhow::bail!("--mixture {typed:?} is neither natural, {}, NAME=SHARE,... nor a file", names.join(", "))
@@ -191,8 +195,10 @@ fn summary(record: &Record) -> String {
         grouped(dev.tokens),
     ]);
     let dropped = record.duplicates;
+    let asked = record.mixture.words.map(|words| format!("{} words were asked for\n", grouped(words)));
     format!(
-        "{rows}\n{} of {} bytes a token in {}; duplicates dropped: {} in training, {} that are held out, {} in dev; seed {}\n",
+        "{rows}\n{}{} of {} bytes a token in {}; duplicates dropped: {} in training, {} that are held out, {} in dev; seed {}\n",
+        asked.unwrap_or_default(),
         count(record.sources.len(), "source"),
         record.token_bytes,
         count(record.train.shards.len(), "shard"),

@@ -1,7 +1,7 @@
 //! From what was typed about texts to domains and files.
 
-use bheval_corpus::plan;
-use bheval_corpus::sources::{Reading, Source, Sources, folder, named};
+use bheval_corpus::plan::{self, Planned};
+use bheval_corpus::sources::{Reading, Source, folder, named};
 
 use crate::args::TextArgs;
 
@@ -10,21 +10,21 @@ pub(crate) fn reading(args: &TextArgs) -> Reading {
     Reading { field: args.field.clone(), label_field: args.label_field.clone(), cut: args.cut }
 }
 
-/// All files that were named, not yet checked.
-pub(crate) fn sources(args: &TextArgs) -> anyhow::Result<Sources> {
+/// All files that were named, not yet checked, and the shares of a plan.
+pub(crate) fn read(args: &TextArgs) -> anyhow::Result<Planned> {
     let reading = reading(args);
-    let mut sources = match &args.plan {
-        Some(path) => plan::read(path, &reading)?.sources,
-        None => Sources::default(),
+    let mut planned = match &args.plan {
+        Some(path) => plan::read(path, &reading)?,
+        None => Planned::default(),
     };
+    let sources = &mut planned.sources;
     for path in &args.from {
         sources.train.extend(folder(path, args.split.as_deref(), &reading)?);
     }
     for typed in &args.domain {
         sources.train.extend(named(typed, &reading)?);
     }
-    sources.only(&args.only)?;
-    Ok(sources)
+    Ok(planned)
 }
 
 /// Bytes of all files, where they can be told.

@@ -31,11 +31,14 @@ fn train(args: &TokenizerTrainArgs) -> anyhow::Result<Outcome> {
     let start = std::time::Instant::now();
     let target = Target::new(&args.out, args.force, RECORD, |name| FILES.contains(&name))?;
     let options = options(args);
-    let sources = text::sources(&args.text)?.checked()?.train;
+    let mut sources = text::read(&args.text)?.sources;
+    sources.only(&args.text.only)?;
+    let sources = sources.checked()?.train;
     let bytes = text::stored_bytes(&sources);
     let threads = args.threads.unwrap_or_else(cores) as usize;
     let bar = ReadingBar::new(args.quiet, bytes);
-    let trained = train_bpe(&sources, &options, Some(bar.watch()))?;
+    let effort = Effort { threads, watch: Some(bar.watch()) };
+    let trained = train_bpe(&sources, &options, &effort, || bar.working("merging pairs"))?;
     drop(bar);
     let bar = ReadingBar::new(args.quiet, bytes);
     let effort = Effort { threads, watch: Some(bar.watch()) };
@@ -72,6 +75,7 @@ fn options(args: &TokenizerTrainArgs) -> BpeOptions {
         },
         special: Special { tokens: args.special.clone(), bos, eos, pad, unk },
         add_prefix_space: args.add_prefix_space,
+        sample: args.sample,
     }
 }
 
@@ -87,7 +91,7 @@ fn save(
 ) -> Result<(Value, Fit), bheval_corpus::Error> {
     trained.save(folder)?;
     let tokenizer = Tokenizer::load(folder)?;
-    let fit = coverage(sources, &tokenizer, effort)?;
+    let fit = coverage(sources, &tokenizer.clone().special_as_text(), effort)?;
     let files = sources.iter().zip(&trained.sources).map(|(source, read)| {
         json!({
             "file": source.file.path.display().to_string(), "domain": source.domain, "bytes": read.bytes,
@@ -98,6 +102,7 @@ fn save(
         "program": format!("bheval {}", env!("CARGO_PKG_VERSION")),
         "vocab": tokenizer.vocab(), "vocab_asked": options.vocab, "min_frequency": options.min_frequency,
         "normalizer": format!("{:?}", options.normalizer).to_lowercase(), "add_prefix_space": options.add_prefix_space,
+        "sample": options.sample,
         "tokenizer_sha256": tokenizer.sha256(), "sources": files.collect::<Vec<_>>(),
         "domains": fit.iter().map(|(name, c)| (name.clone(), measured(c))).collect::<serde_json::Map<_, _>>(),
     });

@@ -4,7 +4,7 @@ use crate::ops::blocks::{bounds, column_blocks};
 
 /// Blocks of `dim` columns of each sequence, one slice a step: block `j` of sequence `b` has place `b * width / dim + j`.
 pub(super) fn blocks(x: &mut [f32], steps: usize, width: usize, dim: usize) -> Vec<Vec<&mut [f32]>> {
-    let bounds = bounds(0, width, dim);
+    let bounds = bounds(width, dim);
     x.chunks_exact_mut(steps * width)
         .flat_map(|x| column_blocks(x.chunks_exact_mut(width), &bounds))
         .collect()

@@ -13,7 +13,8 @@ use bheval_kernels::elementwise::{exp, sigmoids};
 use bheval_kernels::gemm::Store;
 use bheval_kernels::{Isa, Kernel, LANES};
 
-use super::{CHUNK, GROUPS, Inputs, Lanes, Place, Rates};
+use super::{CHUNK, GROUPS, Inputs, Lanes, Place, Rates, lanes};
+use crate::ops::selection::Rows;
 
 /// What one task reads.
 #[derive(Clone, Copy)]
@@ -22,7 +23,7 @@ pub(super) struct Task<'a> {
     pub(super) inputs: Inputs<'a>,
     pub(super) rates: &'a Rates,
     /// `[rows, channels]`
-    pub(super) dy: &'a [f32],
+    pub(super) dy: Rows<'a>,
     /// States before each chunk, `[chunks, groups, states, LANES]`.
     pub(super) borders: &'a [f32],
 }
@@ -140,7 +141,7 @@ impl Task<'_> {
     /// Runs some steps of one group of channels forward again.
     #[inline(always)]
     fn forward(&self, group: usize, range: Range<usize>, scratch: &mut Scratch) {
-        let Inputs { states, channels, .. } = self.inputs;
+        let states = self.inputs.states;
         let (first, len) = self.inputs.group(self.place, group);
         let (rates, skip) = self.rates.of(self.place, states);
         let (rates, skip) = (&rates[group * states..][..states], skip[group]);
@@ -148,8 +149,8 @@ impl Task<'_> {
         scratch.states[..states].copy_from_slice(&self.borders.as_chunks().0[border..][..states]);
         for (i, t) in range.enumerate() {
             let row = self.place.row + t;
-            let x = self.inputs.x.lanes(row, first, len);
-            let step = self.inputs.step.lanes(row, first, len).map(softplus);
+            let x = lanes(self.inputs.x, row, first, len);
+            let step = lanes(self.inputs.step, row, first, len).map(softplus);
             let mut y = [0.0; LANES];
             let mut added = [0.0; LANES];
             for l in 0..LANES {
@@ -167,8 +168,8 @@ impl Task<'_> {
                     (decay[l], after[l]) = (d, s);
                 }
             }
-            let gate = self.inputs.gate.lanes(row, first, len);
-            let dy = super::Columns { data: self.dy, width: channels, first: 0 }.lanes(row, first, len);
+            let gate = lanes(self.inputs.gate, row, first, len);
+            let dy = lanes(self.dy, row, first, len);
             let (mut back, mut dgate) = ([0.0; LANES], [0.0; LANES]);
             for l in 0..LANES {
                 let (open, closed) = sigmoids(gate[l]);
@@ -217,7 +218,7 @@ impl Backward<'_> {
                 }
                 (adjoint[n], rates_found[n]) = (h, da);
             }
-            let raw = self.task.inputs.step.lanes(row, first, len);
+            let raw = lanes(self.task.inputs.step, row, first, len);
             let (mut dx, mut dstep) = ([0.0; LANES], [0.0; LANES]);
             for l in 0..LANES {
                 dx[l] = skip[l].mul_add(dy[l], step[l] * input[l]);

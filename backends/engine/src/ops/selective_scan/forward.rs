@@ -4,7 +4,7 @@ use bheval_kernels::cells::softplus;
 use bheval_kernels::elementwise::{exp, silu};
 use bheval_kernels::{Isa, Kernel, LANES};
 
-use super::{CHUNK, GROUPS, Inputs, Lanes, Place, Rates};
+use super::{CHUNK, GROUPS, Inputs, Lanes, Place, Rates, lanes};
 
 /// One task.
 pub(super) struct Forward<'a> {
@@ -46,9 +46,9 @@ impl Forward<'_> {
         let (rates, skip) = (&rates[group * state.len()..][..state.len()], skip[group]);
         for t in range {
             let row = self.place.row + t;
-            let x = self.inputs.x.lanes(row, first, len);
-            let step = self.inputs.step.lanes(row, first, len).map(softplus);
-            let gate = self.inputs.gate.lanes(row, first, len);
+            let x = lanes(self.inputs.x, row, first, len);
+            let step = lanes(self.inputs.step, row, first, len).map(softplus);
+            let gate = lanes(self.inputs.gate, row, first, len);
             let mut y = [0.0; LANES];
             let mut added = [0.0; LANES];
             for l in 0..LANES {

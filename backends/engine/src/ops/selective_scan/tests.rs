@@ -38,10 +38,10 @@ fn twin(s: Sizes, inputs: &[Vec<f64>], p: &[Vec<f64>]) -> Vec<f64> {
 
 fn scan(s: Sizes, x: &[Value], p: &[Parameter]) -> SelectiveScan {
     SelectiveScan {
-        x: From { value: x[0], first: 0 },
-        step: From { value: x[1], first: 0 },
-        bc: From { value: x[2], first: s.rank },
-        gate: From { value: x[3], first: s.channels },
+        x: Columns { value: x[0], first: 0, width: s.channels },
+        step: Columns { value: x[1], first: 0, width: s.channels },
+        bc: Columns { value: x[2], first: s.rank, width: 2 * s.states },
+        gate: Columns { value: x[3], first: s.channels, width: s.channels },
         log_rates: p[0],
         skip: p[1],
         channels: s.channels,
