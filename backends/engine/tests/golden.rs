@@ -198,7 +198,6 @@ macro_rules! goldens {
     };
 }
 
-goldens! { lstm mamba mamba2 }
 goldens! {
     gpt2
     gpt_neox
@@ -207,6 +206,7 @@ goldens! {
     llama
     lstm
     mamba
+    mamba2
     opt
     xlstm
 }
