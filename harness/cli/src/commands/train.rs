@@ -143,7 +143,7 @@ impl<'a> Start<'a> {
 }
 
 /// What `--model FOLDER --backend BACKEND` would be.
-fn model_args(folder: &Path, backend: &str, threads: u32) -> ModelArgs {
+pub(super) fn model_args(folder: &Path, backend: &str, threads: u32) -> ModelArgs {
     ModelArgs {
         model: folder.to_owned(),
         tokenizer: None,
