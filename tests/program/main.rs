@@ -13,4 +13,5 @@ mod plugins;
 mod resume;
 mod score;
 mod summary;
+mod train;
 mod verify;

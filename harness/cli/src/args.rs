@@ -1,6 +1,8 @@
 //! What was typed. No decisions here.
 
 mod corpus;
+mod export;
+mod train;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -13,6 +15,8 @@ pub(crate) use corpus::{
     CorpusAction, CorpusArgs, CorpusBuildArgs, NormalizerArg, TextArgs, TokenizerAction, TokenizerArgs,
     TokenizerTrainArgs,
 };
+pub(crate) use export::{ExportArgs, StoredArg};
+pub(crate) use train::TrainArgs;
 
 /// Scores small language models on minimal pairs and world knowledge.
 #[derive(Debug, Parser)]
@@ -54,6 +58,10 @@ pub(crate) enum Command {
     Tokenizer(TokenizerArgs),
     /// Make text into tokens to train on
     Corpus(CorpusArgs),
+    /// Train a model by a plan, or go on with it
+    Train(Box<TrainArgs>),
+    /// Turn a trained model into a folder for Hugging Face, with its card
+    Export(Box<ExportArgs>),
     /// List the tasks
     Tasks(TasksArgs),
     /// List, verify or fetch the data sets

@@ -13,7 +13,7 @@ fn rate(state: &ProgressState, out: &mut dyn Write) {
     let _ = write!(out, "{:.0} a second", state.per_sec());
 }
 
-fn target(quiet: bool) -> ProgressDrawTarget {
+pub(crate) fn target(quiet: bool) -> ProgressDrawTarget {
     let visible = !quiet && std::io::stderr().is_terminal();
     if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() }
 }
