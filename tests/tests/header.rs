@@ -5,14 +5,19 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use bheval_abi::{
-    Backend, Dtype, FEATURE_FOREST, Forest, Kind, LOGITS_EXTENSION, Logits, LogitsTable, MAJOR,
-    MASKED_EXTENSION, MINOR, Masked, MaskedTable, Message, NO_PARENT, SYMBOL, Scores, Status,
+    Backend, Dtype, FEATURE_FOREST, Forest, HIDDEN_EXTENSION, Hidden, HiddenTable, Kept, Kind,
+    LOGITS_EXTENSION, Logits, LogitsTable, MAJOR, MASKED_EXTENSION, MINOR, Masked, MaskedTable, Message,
+    NO_PARENT, RawHead as Head, RawTeacher as Teacher, SYMBOL, Scores, Status, TRAIN_EXTENSION, TrainBatch,
+    TrainRates, TrainSums, TrainTable,
 };
 use cbindgen::Config;
 
 type Text = bheval_abi::Text<'static>;
 type OpenOptions = bheval_abi::OpenOptions<'static>;
 type ModelInfo = bheval_abi::ModelInfo<'static>;
+type TrainOptions = bheval_abi::TrainOptions<'static>;
+type TrainInfo = bheval_abi::TrainInfo<'static>;
+type TrainTensor = bheval_abi::TrainTensor<'static>;
 
 const WRITE: &str = "BHEVAL_WRITE_HEADER";
 
@@ -50,7 +55,9 @@ fn made() -> String {
             t.replace("{rules}", &rules(&source))
                 .replace("{SYMBOL}", SYMBOL)
                 .replace("{LOGITS_EXTENSION}", LOGITS_EXTENSION)
+                .replace("{HIDDEN_EXTENSION}", HIDDEN_EXTENSION)
                 .replace("{MASKED_EXTENSION}", MASKED_EXTENSION)
+                .replace("{TRAIN_EXTENSION}", TRAIN_EXTENSION)
         });
     };
     fill(&mut config.header);
@@ -75,7 +82,7 @@ fn in_c_names(line: &str, c_name: &impl Fn(&str) -> String) -> String {
     if !line.trim_start().starts_with("//") {
         return line.to_owned();
     }
-    let line = line.replace("`sizeof(", "`sizeof(Bheval");
+    let line = line.replace("`sizeof(Raw", "`sizeof(").replace("`sizeof(", "`sizeof(Bheval");
     let mut parts = line.split("[`");
     let mut out = parts.next().unwrap_or_default().to_owned();
     for part in parts {
@@ -184,8 +191,55 @@ fn layouts() -> Vec<Layout> {
         }),
         layout!(Logits { size, data, len }),
         layout!(LogitsTable { size, logits }),
+        layout!(Head { size, width, has_bias, weight, bias }),
+        layout!(Hidden { size, data, len }),
+        layout!(HiddenTable { size, head, hidden }),
         layout!(Masked { size, len, token, sequences, begin, queries, position, target }),
         layout!(MaskedTable { size, score }),
+        layout!(TrainOptions { size, path, draw, threads, dtype, seed }),
+        layout!(TrainInfo { size, vocab, context, tensors, width, parameters, architecture, dtype, device }),
+        layout!(TrainTensor { size, name, dimensions, decay, shape }),
+        layout!(Teacher {
+            size,
+            kind,
+            columns,
+            temperature,
+            weight,
+            every_position,
+            values,
+            ids,
+            rest,
+            head,
+            bias
+        }),
+        layout!(TrainBatch { size, batch, steps, token, target, weight, pass, teacher }),
+        layout!(TrainSums { size, nats, divergence, targets }),
+        layout!(TrainRates {
+            size,
+            learning_rate,
+            beta1,
+            beta2,
+            epsilon,
+            weight_decay,
+            clip,
+            step,
+            decay_all
+        }),
+        layout!(TrainTable {
+            size,
+            create,
+            close,
+            describe,
+            tensor,
+            flops,
+            bytes,
+            accumulate,
+            evaluate,
+            hidden,
+            update,
+            read,
+            write
+        }),
     ]
 }
 
@@ -207,13 +261,17 @@ fn constants() -> Vec<(&'static str, i64)> {
         ("DTYPE_BF16", Dtype::BF16.0.into()),
         ("KIND_CAUSAL", Kind::CAUSAL.0.into()),
         ("KIND_MASKED", Kind::MASKED.0.into()),
+        ("KEPT_WEIGHT", Kept::WEIGHT.0.into()),
+        ("KEPT_FIRST_MOMENT", Kept::FIRST_MOMENT.0.into()),
+        ("KEPT_SECOND_MOMENT", Kept::SECOND_MOMENT.0.into()),
+        ("KEPT_GRADIENT", Kept::GRADIENT.0.into()),
     ]
 }
 
 /// A C file that compiles only if the compiler's layout is that of Rust.
 fn layout_asserts() -> String {
     let committed = std::fs::read_to_string(header()).expect("the header is there");
-    let structs = committed.matches("typedef struct Bheval").count() - 1; // the opaque model
+    let structs = committed.matches("typedef struct Bheval").count() - 2; // the opaque model and trainer
     assert_eq!(layouts().len(), structs, "every struct of the header is checked");
     let numbers = committed.lines().filter(|l| l.starts_with("#define BHEVAL_") && !l.contains('"'));
     let beside = 1 + 2; // the guard, and two of three spellings of BHEVAL_EXPORT that hold no text

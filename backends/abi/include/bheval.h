@@ -44,8 +44,17 @@ extern "C" {
 // Id of the extension whose table is a `BhevalLogitsTable`.
 #define BHEVAL_LOGITS_EXTENSION "bheval.logits.1"
 
+// Id of the extension whose table is a `BhevalHiddenTable`.
+#define BHEVAL_HIDDEN_EXTENSION "bheval.hidden.1"
+
 // Id of the extension whose table is a `BhevalMaskedTable`.
 #define BHEVAL_MASKED_EXTENSION "bheval.masked.1"
+
+// Id of the extension whose table is a `BhevalTrainTable`.
+#define BHEVAL_TRAIN_EXTENSION "bheval.train.1"
+
+// A model in training; only its backend knows what is inside.
+typedef struct BhevalTrainer BhevalTrainer;
 
 // An opened model; only its backend knows what is inside.
 typedef struct BhevalModel BhevalModel;
@@ -217,6 +226,46 @@ typedef struct BhevalBackend {
     const void *(*extension)(struct BhevalText id);
 } BhevalBackend;
 
+// The head of a model: `logits = hidden · weightᵀ + bias`. First asked with null pointers, for its sizes.
+typedef struct BhevalHead {
+    // `sizeof(BhevalHead)`: set by the caller before the call.
+    size_t size;
+    // Values of a hidden state. Set by the backend.
+    uint32_t width;
+    // 1 where the head has a bias. Set by the backend.
+    uint32_t has_bias;
+    // Null, or room for `[vocab, width]` values.
+    float *weight;
+    // Null, or room for `[vocab]` values.
+    float *bias;
+} BhevalHead;
+
+// Room for hidden states, owned by the caller.
+typedef struct BhevalHidden {
+    // `sizeof(BhevalHidden)` as the caller knows it.
+    size_t size;
+    // `len` elements: one row of `width` for each wanted node, in the order of the nodes.
+    float *data;
+    // Number of wanted nodes times the width.
+    size_t len;
+} BhevalHidden;
+
+// Hidden states and the head that turns them into logits. Lives as long as the library.
+typedef struct BhevalHiddenTable {
+    // `sizeof(BhevalHiddenTable)` as the backend knows it.
+    size_t size;
+    // Writes the head's sizes and, where there is room, its values. A model whose logits are more than a product and a
+    // bias, because something bounds them, refuses with `BHEVAL_STATUS_UNSUPPORTED`.
+    // [any thread; one call at a time per model]
+    BhevalStatus (*head)(BhevalModel *model, struct BhevalHead *head, struct BhevalMessage *message);
+    // Writes, for each wanted node, the hidden state that the head reads. It belongs to the path *including* the node.
+    // [any thread; one call at a time per model]
+    BhevalStatus (*hidden)(BhevalModel *model,
+                           const struct BhevalForest *forest,
+                           struct BhevalHidden *out,
+                           struct BhevalMessage *message);
+} BhevalHiddenTable;
+
 // Room for rows of logits, owned by the caller.
 typedef struct BhevalLogits {
     // `sizeof(BhevalLogits)` as the caller knows it.
@@ -274,6 +323,213 @@ typedef struct BhevalMaskedTable {
                           struct BhevalScores *scores,
                           struct BhevalMessage *message);
 } BhevalMaskedTable;
+
+// How to start.
+typedef struct BhevalTrainOptions {
+    // `sizeof(BhevalTrainOptions)` as the caller knows it.
+    size_t size;
+    // Folder with `config.json` and, where `draw` is 0, weights, in UTF-8.
+    struct BhevalText path;
+    // 1: draw the weights from `seed`, as the architecture's authors do; 0: read them from the folder.
+    uint32_t draw;
+    // Threads to use, at least 1. Results must not depend on it.
+    uint32_t threads;
+    // Number format of the operands of large products. Weights, sums, gradients and state are f32 or better.
+    BhevalDtype dtype;
+    // Where weights are drawn from.
+    uint64_t seed;
+} BhevalTrainOptions;
+
+// What a backend says of a model in training. Its texts live until the trainer is closed.
+typedef struct BhevalTrainInfo {
+    // `sizeof(BhevalTrainInfo)`: set by the caller before the call.
+    size_t size;
+    // Number of tokens that have a probability; ids are below it.
+    uint32_t vocab;
+    // Longest sequence, in tokens, or 0 where the architecture sets no limit.
+    uint32_t context;
+    // Number of tensors.
+    uint32_t tensors;
+    // Columns of the hidden states that the head reads.
+    uint32_t width;
+    // Number of trained values.
+    uint64_t parameters;
+    // Architecture as `config.json` spells it.
+    struct BhevalText architecture;
+    // Number format in use.
+    struct BhevalText dtype;
+    // What computes, for people: `cpu, 2 threads`.
+    struct BhevalText device;
+} BhevalTrainInfo;
+
+// One tensor. Its name lives until the trainer is closed.
+typedef struct BhevalTrainTensor {
+    // `sizeof(BhevalTrainTensor)`: set by the caller before the call.
+    size_t size;
+    // Name in the checkpoint.
+    struct BhevalText name;
+    // Number of dimensions, at most 4.
+    uint32_t dimensions;
+    // Whether weight decay applies where norms, biases and the like are left out of it.
+    uint32_t decay;
+    // The dimensions, the rest 0.
+    uint64_t shape[4];
+} BhevalTrainTensor;
+
+// What a teacher says of a batch. `kind` 1: `values [rows, vocab]` are logits. `kind` 2: for each row `k` tokens `ids`,
+// their log-probabilities at the temperature in `values`, and in `rest [rows]` the logarithm of the mass of all others,
+// which count as one event for teacher and student alike. `kind` 3: `values [rows, width]` are hidden states, and
+// `head [vocab, width]` with `bias [vocab]` or null makes logits of them.
+typedef struct BhevalTeacher {
+    // `sizeof(BhevalTeacher)` as the caller knows it.
+    size_t size;
+    // 1, 2 or 3, as above.
+    uint32_t kind;
+    // `k`, or `width`.
+    uint32_t columns;
+    // Both distributions are softmax(logits / temperature).
+    float temperature;
+    // What one row's Kullback-Leibler divergence counts for in the loss, everything included.
+    float weight;
+    // 1: rows whose target is ignored count too.
+    uint32_t every_position;
+    // As `kind` says.
+    const float *values;
+    // As `kind` says.
+    const uint32_t *ids;
+    // As `kind` says.
+    const float *rest;
+    // As `kind` says.
+    const float *head;
+    // As `kind` says.
+    const float *bias;
+} BhevalTeacher;
+
+// Token sequences of one length, and what follows each token.
+typedef struct BhevalTrainBatch {
+    // `sizeof(BhevalTrainBatch)` as the caller knows it.
+    size_t size;
+    // Sequences.
+    uint32_t batch;
+    // Tokens of each.
+    uint32_t steps;
+    // `batch * steps` ids, sequence after sequence.
+    const uint32_t *token;
+    // As many: the token that is to be predicted there, or below 0 where none is.
+    const int32_t *target;
+    // What one target's cross-entropy counts for in the loss.
+    float weight;
+    // Names the pass: where dropout draws from.
+    uint64_t pass;
+    // What a teacher says of this batch, or null.
+    const struct BhevalTeacher *teacher;
+} BhevalTrainBatch;
+
+// What a pass found, summed over the batch, unweighted.
+typedef struct BhevalTrainSums {
+    // `sizeof(BhevalTrainSums)`: set by the caller before the call.
+    size_t size;
+    // Cross-entropy, in nats.
+    double nats;
+    // Kullback-Leibler divergence from the teacher at its temperature, in nats.
+    double divergence;
+    // Number of targets.
+    uint64_t targets;
+} BhevalTrainSums;
+
+// How to update: AdamW with decoupled weight decay.
+typedef struct BhevalTrainRates {
+    // `sizeof(BhevalTrainRates)` as the caller knows it.
+    size_t size;
+    // Learning rate.
+    double learning_rate;
+    // Decay of the first moment.
+    double beta1;
+    // Decay of the second moment.
+    double beta2;
+    // Added to the root of the second moment.
+    double epsilon;
+    // Weight decay, times the learning rate.
+    double weight_decay;
+    // Largest norm of the whole gradient, or 0 for no clipping.
+    double clip;
+    // Number of the update, from 1.
+    uint64_t step;
+    // 1: weight decay applies to every tensor.
+    uint32_t decay_all;
+} BhevalTrainRates;
+
+// What is copied in and out.
+typedef uint32_t BhevalKept;
+// The trained values.
+#define BHEVAL_KEPT_WEIGHT 0
+// AdamW's first moment.
+#define BHEVAL_KEPT_FIRST_MOMENT 1
+// AdamW's second moment.
+#define BHEVAL_KEPT_SECOND_MOMENT 2
+// The gradient gathered since the last update; read only.
+#define BHEVAL_KEPT_GRADIENT 3
+
+// Training. Lives as long as the library. For one trainer there is one call at a time, from any thread.
+typedef struct BhevalTrainTable {
+    // `sizeof(BhevalTrainTable)` as the backend knows it.
+    size_t size;
+    // Makes a trainer and stores it in `trainer`. On failure `*trainer` is left alone.
+    BhevalStatus (*create)(const struct BhevalTrainOptions *options,
+                           BhevalTrainer **trainer,
+                           struct BhevalMessage *message);
+    // Frees a trainer; null is allowed.
+    void (*close)(BhevalTrainer *trainer);
+    // Fills `info`.
+    BhevalStatus (*describe)(BhevalTrainer *trainer,
+                             struct BhevalTrainInfo *info,
+                             struct BhevalMessage *message);
+    // Fills `tensor` with what tensor number `index` is.
+    BhevalStatus (*tensor)(BhevalTrainer *trainer,
+                           uint32_t index,
+                           struct BhevalTrainTensor *tensor,
+                           struct BhevalMessage *message);
+    // Floating-point operations of one token's forward pass in a sequence of `steps` tokens.
+    double (*flops)(BhevalTrainer *trainer, uint32_t steps);
+    // Bytes that the trainer holds: weights, gradients, moments, and the buffers that passes have needed so far.
+    uint64_t (*bytes)(BhevalTrainer *trainer);
+    // Runs a batch forward and backward and adds to the gradient.
+    BhevalStatus (*accumulate)(BhevalTrainer *trainer,
+                               const struct BhevalTrainBatch *batch,
+                               struct BhevalTrainSums *sums,
+                               struct BhevalMessage *message);
+    // Runs a batch forward, without dropout.
+    BhevalStatus (*evaluate)(BhevalTrainer *trainer,
+                             const struct BhevalTrainBatch *batch,
+                             struct BhevalTrainSums *sums,
+                             struct BhevalMessage *message);
+    // Writes the hidden states that the head reads, `[batch * steps, width]`, `len` values.
+    BhevalStatus (*hidden)(BhevalTrainer *trainer,
+                           const struct BhevalTrainBatch *batch,
+                           float *out,
+                           size_t len,
+                           struct BhevalMessage *message);
+    // Clips the gradient, updates all tensors, forgets the gradient, and writes the norm that it had. Where that norm is
+    // not finite, nothing is updated.
+    BhevalStatus (*update)(BhevalTrainer *trainer,
+                           const struct BhevalTrainRates *rates,
+                           double *norm,
+                           struct BhevalMessage *message);
+    // Copies tensor number `index` out, `len` values.
+    BhevalStatus (*read)(BhevalTrainer *trainer,
+                         uint32_t index,
+                         BhevalKept kept,
+                         float *out,
+                         size_t len,
+                         struct BhevalMessage *message);
+    // Copies tensor number `index` in, `len` values.
+    BhevalStatus (*write)(BhevalTrainer *trainer,
+                          uint32_t index,
+                          BhevalKept kept,
+                          const float *values,
+                          size_t len,
+                          struct BhevalMessage *message);
+} BhevalTrainTable;
 
 // The table that a backend defines. Lives as long as the library.
 BHEVAL_EXPORT extern const BhevalBackend bheval_backend;

@@ -21,20 +21,29 @@ mod export;
 mod failure;
 mod forest;
 mod growth;
+mod hidden;
 mod logits;
 mod masked;
 mod table;
 mod text;
+mod train;
+mod trainable;
 
-pub use export::{Info, LanguageModel, Opening, backend, logits_table, masked_table};
+pub use export::{Info, LanguageModel, Opening, backend, hidden_table, logits_table, masked_table};
 pub use failure::{Failure, Message, Status, guard};
 pub use forest::{Forest, ForestView, NO_PARENT, Scores};
+pub use hidden::{HIDDEN_EXTENSION, HeadValues, Hidden, HiddenTable, RawHead};
 pub use logits::{LOGITS_EXTENSION, Logits, LogitsTable};
 pub use masked::{MASKED_EXTENSION, Masked, MaskedTable, MaskedView};
 pub use table::{
     Backend, Dtype, FEATURE_FOREST, Kind, MAJOR, MINOR, ModelInfo, OpenOptions, RawModel, SYMBOL,
 };
 pub use text::Text;
+pub use train::{
+    Kept, RawTeacher, RawTrainer, TRAIN_EXTENSION, Teacher, TeacherKind, TrainBatch, TrainInfo, TrainOptions,
+    TrainRates, TrainSums, TrainTable, TrainTensor, TrainView,
+};
+pub use trainable::{Found, Start, TensorInfo, Trainable, TrainerInfo, backend_that_trains, train_table};
 
 /// Compiles the how-to's example.
 #[cfg(doctest)]

@@ -32,6 +32,8 @@ pub struct Config {
     pub vocab: usize,
     /// MLP width `I` where the file states it; else the weights decide.
     pub intermediate_size: Option<usize>,
+    /// Width of the MLP over that of the model, before it is rounded; see [`Config::intermediate_size`].
+    pub hidden_ratio: f64,
     /// Taps of the short convolutions, or `None` where there are none.
     pub conv_size: Option<usize>,
     /// Whether `model.lower_bounds` bounds the forget gates from below.
@@ -52,7 +54,26 @@ impl Config {
     /// # Errors
     /// The key that is missing, of the wrong kind or not supported, with what was found.
     pub fn read(file: &Path) -> Result<Self, Failure> {
-        Keys::read(file)?.config()
+        Self::from_keys(&Keys::read(file)?)
+    }
+
+    /// Checks the keys of a file.
+    ///
+    /// # Errors
+    /// As [`Config::read`].
+    pub fn from_keys(keys: &Keys<'_>) -> Result<Self, Failure> {
+        keys.config()
+    }
+
+    /// The MLP's width `I` by the rule of flash-linear-attention, where neither the file nor weights state it: two thirds
+    /// of `hidden_ratio · D`, rounded up to a multiple of 256.
+    #[must_use]
+    pub fn intermediate_size(&self) -> usize {
+        let by_ratio = || {
+            let wide = (self.hidden_size as f64 * self.hidden_ratio * 2.0 / 3.0) as usize;
+            wide.next_multiple_of(256)
+        };
+        self.intermediate_size.unwrap_or_else(by_ratio)
     }
 }
 
@@ -70,6 +91,7 @@ impl Keys<'_> {
             head_dim,
             vocab: self.required("vocab_size")?,
             intermediate_size: self.size("intermediate_size")?,
+            hidden_ratio: self.ratio()?,
             conv_size: if conv { Some(self.size("conv_size")?.unwrap_or(4)) } else { None },
             use_lower_bound: self.switch("use_lower_bound", true)?,
             elementwise_affine: self.switch("elementwise_affine", true)?,
@@ -77,6 +99,11 @@ impl Keys<'_> {
             g_norm_eps: self.epsilon("g_norm_eps")?,
             tie_word_embeddings: self.switch("tie_word_embeddings", false)?,
         })
+    }
+
+    fn ratio(&self) -> Result<f64, Failure> {
+        let ratio = |v: &Value| v.as_f64().filter(|r| (1e-3..=1e3).contains(r));
+        Ok(self.of_kind("hidden_ratio", "a number from 0.001 to 1000", ratio)?.unwrap_or(4.0))
     }
 
     /// `expand_ratio` is the head's size and decides; `num_heads` only where it is null.
@@ -157,6 +184,22 @@ mod tests {
         let c =
             Keys { file: Path::new("x"), keys: json!({"num_heads": 4}).as_object().expect("object").clone() };
         assert_eq!(c.heads(256), Ok((2, 128)), "an absent expand_ratio is 128");
+    }
+
+    /// The widths that architectures.md 1.9 lists.
+    #[test]
+    fn the_mlp_has_the_width_of_flash_linear_attention() {
+        for (hidden, inner) in [(256, 768), (384, 1024), (512, 1536), (768, 2048), (1024, 2816), (2048, 5632)]
+        {
+            let c = read(json!({"hidden_size": hidden})).expect("well formed");
+            assert_eq!(c.intermediate_size(), inner);
+        }
+        assert_eq!(read(json!({"intermediate_size": 100})).expect("well formed").intermediate_size(), 100);
+        assert_eq!(
+            read(json!({"hidden_ratio": null, "hidden_size": 512})).expect("well formed").intermediate_size(),
+            1536
+        );
+        refused(json!({"hidden_ratio": -1}), &["hidden_ratio", "-1"]);
     }
 
     #[test]

@@ -12,9 +12,11 @@ use crate::ops::attention::Heads;
 const WIDEST_HEAD: usize = 1 << 14;
 
 /// The keys of one file. A key that is `null` counts as absent.
-pub(crate) struct Keys<'a> {
-    pub(crate) file: &'a Path,
-    pub(crate) keys: Map<String, Value>,
+pub struct Keys<'a> {
+    /// Where they were read, for error messages.
+    pub file: &'a Path,
+    /// All of them.
+    pub keys: Map<String, Value>,
 }
 
 impl<'a> Keys<'a> {
@@ -22,7 +24,7 @@ impl<'a> Keys<'a> {
     ///
     /// # Errors
     /// A file that can't be read, or holds no JSON object.
-    pub(crate) fn read(file: &'a Path) -> Result<Self, Failure> {
+    pub fn read(file: &'a Path) -> Result<Self, Failure> {
         let bytes = std::fs::read(file).map_err(|e| {
             Failure::model(format!("{}: {e}; is this the folder of a saved model?", file.display()))
         })?;
@@ -43,7 +45,7 @@ impl<'a> Keys<'a> {
     ///
     /// # Errors
     /// [`Status::UNSUPPORTED`] for any other, with what is known.
-    pub(crate) fn model_type(&self, known: &[&str]) -> Result<&str, Failure> {
+    pub fn model_type(&self, known: &[&str]) -> Result<&str, Failure> {
         let names = known.join(", ");
         match self.get("model_type") {
             None => Err(self.wrong(&format!("the required key `model_type` is missing (known: {names})"))),
@@ -58,7 +60,7 @@ impl<'a> Keys<'a> {
     ///
     /// # Errors
     /// [`Status::UNSUPPORTED`] with what was found.
-    pub(crate) fn only(&self, key: &str, value: &Value) -> Result<(), Failure> {
+    pub fn only(&self, key: &str, value: &Value) -> Result<(), Failure> {
         match self.get(key) {
             Some(found) if found != value => {
                 Err(self.unsupported(&format!("`{key}` is {found}, but only {value} is implemented")))
@@ -89,7 +91,7 @@ impl<'a> Keys<'a> {
     ///
     /// # Errors
     /// Both names with what they say.
-    pub(crate) fn agree(&self, one: &str, other: &str) -> Result<(), Failure> {
+    pub fn agree(&self, one: &str, other: &str) -> Result<(), Failure> {
         match (self.get(one), self.get(other)) {
             (Some(a), Some(b)) if a != b && (a.as_f64().is_none() || a.as_f64() != b.as_f64()) => Err(self.wrong(&format!(
                 "`{one}` is {a}, but `{other}`, another name of it, is {b}; take out the one that training did not use"
@@ -102,7 +104,7 @@ impl<'a> Keys<'a> {
     ///
     /// # Errors
     /// A value of another kind.
-    pub(crate) fn text(&self, key: &str) -> Result<Option<String>, Failure> {
+    pub fn text(&self, key: &str) -> Result<Option<String>, Failure> {
         self.of_kind(key, "a text", |v| v.as_str().map(str::to_owned))
     }
 
@@ -110,7 +112,7 @@ impl<'a> Keys<'a> {
     ///
     /// # Errors
     /// A value of another kind.
-    pub(crate) fn number(&self, key: &str) -> Result<Option<f64>, Failure> {
+    pub fn number(&self, key: &str) -> Result<Option<f64>, Failure> {
         self.of_kind(key, "a finite number", Value::as_f64)
     }
 
@@ -118,7 +120,7 @@ impl<'a> Keys<'a> {
     ///
     /// # Errors
     /// A value of another kind.
-    pub(crate) fn count(&self, key: &str) -> Result<Option<usize>, Failure> {
+    pub fn count(&self, key: &str) -> Result<Option<usize>, Failure> {
         let count = |v: &Value| v.as_u64().filter(|&n| n < 1 << 31).map(|n| n as usize);
         self.of_kind(key, "a whole number from 0 to 2^31 - 1", count)
     }
@@ -127,7 +129,7 @@ impl<'a> Keys<'a> {
     ///
     /// # Errors
     /// [`Status::UNSUPPORTED`] for another one.
-    pub(crate) fn activation(&self, key: &str, default: &str) -> Result<Activation, Failure> {
+    pub fn activation(&self, key: &str, default: &str) -> Result<Activation, Failure> {
         let name = self.text(key)?.unwrap_or_else(|| default.to_owned());
         Activation::named(&name).ok_or_else(|| {
             self.unsupported(&format!("`{key}` is {name:?}; relu, gelu, gelu_new and silu are implemented"))
@@ -139,7 +141,7 @@ impl<'a> Keys<'a> {
     ///
     /// # Errors
     /// Numbers that do not divide each other.
-    pub(crate) fn attention_heads(
+    pub fn attention_heads(
         &self,
         width: usize,
         count: &str,
@@ -167,16 +169,22 @@ impl<'a> Keys<'a> {
     ///
     /// # Errors
     /// A value of another kind.
-    pub(crate) fn object(&self, key: &str) -> Result<Keys<'a>, Failure> {
+    pub fn object(&self, key: &str) -> Result<Keys<'a>, Failure> {
         let keys = self.of_kind(key, "an object", |v| v.as_object().cloned())?;
         Ok(Keys { file: self.file, keys: keys.unwrap_or_default() })
     }
 
-    pub(crate) fn get(&self, key: &str) -> Option<&Value> {
+    /// The value of a key.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&Value> {
         self.keys.get(key).filter(|v| !v.is_null())
     }
 
-    pub(crate) fn required(&self, key: &str) -> Result<usize, Failure> {
+    /// A size that must be given.
+    ///
+    /// # Errors
+    /// Its absence, or a value of another kind.
+    pub fn required(&self, key: &str) -> Result<usize, Failure> {
         self.size(key)?.ok_or_else(|| {
             self.wrong(&format!(
                 "the required key `{key}` is missing; was the file written by `save_pretrained`?"
@@ -185,20 +193,35 @@ impl<'a> Keys<'a> {
     }
 
     /// A size, at least 1.
-    pub(crate) fn size(&self, key: &str) -> Result<Option<usize>, Failure> {
+    ///
+    /// # Errors
+    /// A value of another kind.
+    pub fn size(&self, key: &str) -> Result<Option<usize>, Failure> {
         let size = |v: &Value| v.as_u64().filter(|&n| (1..1 << 31).contains(&n)).map(|n| n as usize);
         self.of_kind(key, "a whole number from 1 to 2^31 - 1", size)
     }
 
-    pub(crate) fn epsilon(&self, key: &str) -> Result<Option<f64>, Failure> {
+    /// A number from 0 to 1.
+    ///
+    /// # Errors
+    /// A value of another kind.
+    pub fn epsilon(&self, key: &str) -> Result<Option<f64>, Failure> {
         self.of_kind(key, "a number from 0 to 1", |v| v.as_f64().filter(|e| (0.0..1.0).contains(e)))
     }
 
-    pub(crate) fn switch(&self, key: &str, default: bool) -> Result<bool, Failure> {
+    /// A switch.
+    ///
+    /// # Errors
+    /// A value of another kind.
+    pub fn switch(&self, key: &str, default: bool) -> Result<bool, Failure> {
         Ok(self.of_kind(key, "true or false", Value::as_bool)?.unwrap_or(default))
     }
 
-    pub(crate) fn of_kind<T>(
+    /// What `read` makes of a value, or an error that says what it must be.
+    ///
+    /// # Errors
+    /// A value that `read` does not take.
+    pub fn of_kind<T>(
         &self,
         key: &str,
         kind: &str,
@@ -208,11 +231,15 @@ impl<'a> Keys<'a> {
         self.get(key).map(|v| read(v).ok_or_else(|| wrong(v))).transpose()
     }
 
-    pub(crate) fn wrong(&self, what: &str) -> Failure {
+    /// [`Status::BAD_MODEL`], led by the file.
+    #[must_use]
+    pub fn wrong(&self, what: &str) -> Failure {
         Failure::model(format!("{}: {what}", self.file.display()))
     }
 
-    pub(crate) fn unsupported(&self, what: &str) -> Failure {
+    /// [`Status::UNSUPPORTED`], led by the file.
+    #[must_use]
+    pub fn unsupported(&self, what: &str) -> Failure {
         Failure::new(Status::UNSUPPORTED, format!("{}: {what}", self.file.display()))
     }
 }

@@ -7,7 +7,7 @@
 pub mod body;
 pub mod config;
 mod head;
-mod keys;
+pub mod keys;
 pub mod layers;
 mod loader;
 pub mod masked;

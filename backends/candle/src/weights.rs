@@ -259,7 +259,7 @@ pub(crate) fn differ(a: &Tensor, b: &Tensor) -> Result<bool, Failure> {
 }
 
 /// A tensor's values, row by row.
-pub(crate) fn floats(tensor: &Tensor) -> Result<Vec<f32>, Failure> {
+pub fn floats(tensor: &Tensor) -> Result<Vec<f32>, Failure> {
     tensor.flatten_all().and_then(|t| t.to_vec1()).map_err(internal)
 }
 

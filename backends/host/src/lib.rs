@@ -13,13 +13,18 @@ mod local;
 mod masked;
 mod model;
 mod search;
+mod trainer;
 mod worker;
 
-pub use bheval_abi::{Backend, Dtype, FEATURE_FOREST, Kind, Status};
+pub use bheval_abi::{
+    Backend, Dtype, FEATURE_FOREST, Found, HeadValues, Kept, Kind, Status, Teacher, TeacherKind, TensorInfo,
+    TrainRates, TrainView, TrainerInfo,
+};
 pub use error::Error;
 pub use forest::Forest;
 pub use library::{Library, Origin, Source};
 pub use masked::MaskedBatch;
 pub use model::{Model, ModelInfo, ModelOptions, Route, Scored};
 pub use search::{file_name, plugin_folders, plugins_in};
+pub use trainer::{Trainer, TrainerOptions};
 pub use worker::{Launch, serve};

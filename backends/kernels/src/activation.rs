@@ -88,19 +88,25 @@ impl Activation {
     }
 }
 
+/// `max(x, 0)`, NaN for NaN.
 #[inline(always)]
-fn relu(x: f32) -> f32 {
+#[must_use]
+pub fn relu(x: f32) -> f32 {
     // Not `max`, which would turn NaN into 0.
     if x < 0.0 { 0.0 } else { x }
 }
 
+/// `x Φ(x)`
 #[inline(always)]
-fn gelu(x: f32) -> f32 {
+#[must_use]
+pub fn gelu(x: f32) -> f32 {
     0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
 }
 
+/// `0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))`
 #[inline(always)]
-fn gelu_tanh(x: f32) -> f32 {
+#[must_use]
+pub fn gelu_tanh(x: f32) -> f32 {
     const SCALE: f32 = 0.797_884_6; // √(2/π)
     0.5 * x * (1.0 + tanh(SCALE * (0.044_715 * x * x).mul_add(x, x)))
 }

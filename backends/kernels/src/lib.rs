@@ -13,6 +13,7 @@ mod launch;
 mod pack;
 pub mod product;
 pub mod random;
+pub mod small;
 pub mod softmax;
 mod tile;
 mod view;

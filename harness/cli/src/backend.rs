@@ -11,7 +11,7 @@ use crate::commands::worker;
 
 /// The backends that are part of this binary.
 pub(crate) fn linked() -> Vec<&'static Backend> {
-    let native = bheval_candle::BACKENDS.iter().map(|(table, _)| *table);
+    let native = bheval_engine::BACKENDS.iter().map(|(table, _)| *table);
     native.chain([&bheval_onnx::BACKEND, &bheval_ngram::BACKEND]).collect()
 }
 
@@ -95,7 +95,7 @@ fn plugin(name: &str) -> Option<PathBuf> {
 
 /// The backend for an architecture: the linked one that opens it, or else a plugin of that name.
 fn backend_of(architecture: String) -> anyhow::Result<String> {
-    match bheval_candle::BACKENDS.iter().find(|(_, opens)| opens.contains(&architecture.as_str())) {
+    match bheval_engine::BACKENDS.iter().find(|(_, opens)| opens.contains(&architecture.as_str())) {
         Some((table, _)) => Ok(Library::linked(table)?.name().to_owned()),
         None => Ok(architecture),
     }

@@ -48,17 +48,29 @@ struct Layer {
     recurrent: Packed,
 }
 
-struct Config {
-    vocab: usize,
-    embedding_size: usize,
-    hidden_size: usize,
-    layers: usize,
-    bias: bool,
-    tied: bool,
+/// What `config.json` says of an LSTM language model.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// Tokens.
+    pub vocab: usize,
+    /// Columns of the embedding.
+    pub embedding_size: usize,
+    /// Units of each layer.
+    pub hidden_size: usize,
+    /// Layers.
+    pub layers: usize,
+    /// Whether the layers have biases, two each.
+    pub bias: bool,
+    /// Whether the embedding is the decoder's matrix, behind a projection where the sizes differ.
+    pub tied: bool,
 }
 
 impl Config {
-    fn read(keys: &Keys<'_>) -> Result<Self, Failure> {
+    /// Reads the keys.
+    ///
+    /// # Errors
+    /// A key that is missing or wrong, or a variant that is not implemented.
+    pub fn read(keys: &Keys<'_>) -> Result<Self, Failure> {
         keys.model_type(&KNOWN)?;
         keys.only("bidirectional", &json!(false))?;
         keys.only("proj_size", &json!(0))?;

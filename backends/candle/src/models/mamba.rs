@@ -38,6 +38,35 @@ pub struct Mamba {
     head: Head,
 }
 
+/// What `config.json` says of a Mamba.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Config {
+    /// What it shares with Mamba-2.
+    pub frame: Frame,
+    /// `N`, states of a channel.
+    pub states: usize,
+    /// `R`, columns that the steps are made from.
+    pub rank: usize,
+}
+
+impl Config {
+    /// Reads the keys of any dialect.
+    ///
+    /// # Errors
+    /// A key that is missing or wrong, or a variant that is not implemented.
+    pub fn read(keys: &Keys<'_>) -> Result<Self, Failure> {
+        let frame = Frame::read(keys, true)?;
+        let (states, rank) = match is_original(keys) {
+            false => (keys.size("state_size")?, rank(keys, "time_step_rank", frame.width)?),
+            true => {
+                let ssm = keys.object("ssm_cfg")?;
+                (ssm.size("d_state")?, rank(&ssm, "dt_rank", frame.width)?)
+            }
+        };
+        Ok(Self { frame, states: states.unwrap_or(16), rank })
+    }
+}
+
 struct Layer {
     norm: Vec<f32>,
     /// To `x` and to `z`.
@@ -78,17 +107,10 @@ impl Mamba {
     pub fn load(path: &Path) -> Result<(Self, u64), Failure> {
         let file = config_file(path);
         let keys = Keys::read(&file)?;
-        let frame = Frame::read(&keys, true)?;
-        let (states, rank) = match is_original(&keys) {
-            false => (keys.size("state_size")?, rank(&keys, "time_step_rank", frame.width)?),
-            true => {
-                let ssm = keys.object("ssm_cfg")?;
-                (ssm.size("d_state")?, rank(&ssm, "dt_rank", frame.width)?)
-            }
-        };
+        let Config { frame, states, rank } = Config::read(&keys)?;
         let mut loader = Loader::open(path)?;
         let embeddings = frame.embeddings(&mut loader)?;
-        let layers = (0..frame.layers).map(|l| layer(&mut loader, &frame, states.unwrap_or(16), rank, l));
+        let layers = (0..frame.layers).map(|l| layer(&mut loader, &frame, states, rank, l));
         let layers = layers.collect::<Result<_, _>>()?;
         let norm = loader.values("backbone.norm_f.weight", &[frame.width])?;
         let tied = (frame.tied, frame.tied_by);

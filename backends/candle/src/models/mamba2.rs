@@ -42,27 +42,53 @@ pub struct Mamba2 {
     head: Head,
 }
 
+/// What `config.json` says of a Mamba-2.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Config {
+    /// What it shares with Mamba.
+    pub frame: Frame,
+    /// What it has beyond that.
+    pub sizes: Sizes,
+}
+
+impl Config {
+    /// Reads the keys of any dialect.
+    ///
+    /// # Errors
+    /// A key that is missing or wrong, or a variant that is not implemented.
+    pub fn read(keys: &Keys<'_>) -> Result<Self, Failure> {
+        let frame = Frame::read(keys, false)?;
+        Ok(Self { sizes: sizes(keys, &frame)?, frame })
+    }
+}
+
 /// What Mamba-2 has beyond the common frame.
-#[derive(Clone, Copy, Debug)]
-struct Sizes {
-    heads: usize,
-    /// `P`
-    head_dim: usize,
-    /// `N`
-    states: usize,
-    groups: usize,
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Sizes {
+    /// Heads.
+    pub heads: usize,
+    /// `P`, channels of a head.
+    pub head_dim: usize,
+    /// `N`, states of a channel.
+    pub states: usize,
+    /// Groups of heads that share B and C.
+    pub groups: usize,
     /// Channels that one gated norm spans.
-    normed: usize,
-    limit: (f32, f32),
+    pub normed: usize,
+    /// Smallest and largest Δ.
+    pub limit: (f32, f32),
 }
 
 impl Sizes {
-    fn inner(&self) -> usize {
+    /// `D_in`
+    #[must_use]
+    pub fn inner(&self) -> usize {
         self.heads * self.head_dim
     }
 
     /// Channels of the convolution: x, B and C.
-    fn convolved(&self) -> usize {
+    #[must_use]
+    pub fn convolved(&self) -> usize {
         self.inner() + 2 * self.groups * self.states
     }
 }
@@ -106,8 +132,7 @@ impl Mamba2 {
     pub fn load(path: &Path) -> Result<(Self, u64), Failure> {
         let file = config_file(path);
         let keys = Keys::read(&file)?;
-        let frame = Frame::read(&keys, false)?;
-        let sizes = sizes(&keys, &frame)?;
+        let Config { frame, sizes } = Config::read(&keys)?;
         let mut loader = Loader::open(path)?;
         let embeddings = frame.embeddings(&mut loader)?;
         let layers = (0..frame.layers).map(|l| layer(&mut loader, &frame, &sizes, l));

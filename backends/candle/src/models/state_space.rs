@@ -11,26 +11,34 @@ use crate::keys::Keys;
 use crate::loader::Loader;
 
 /// Sizes and switches of either architecture.
-#[derive(Debug)]
-pub(crate) struct Frame {
-    pub(crate) vocab: usize,
-    /// `D`
-    pub(crate) width: usize,
-    pub(crate) layers: usize,
-    /// `D_in`
-    pub(crate) inner: usize,
-    pub(crate) taps: usize,
-    pub(crate) eps: f64,
-    pub(crate) bias: bool,
-    pub(crate) conv_bias: bool,
-    pub(crate) tied: bool,
+#[derive(Clone, PartialEq, Debug)]
+pub struct Frame {
+    /// Tokens; in the original package's files with the padding that it adds.
+    pub vocab: usize,
+    /// `D`, columns of the residual stream.
+    pub width: usize,
+    /// Layers.
+    pub layers: usize,
+    /// `D_in`, columns inside a mixer.
+    pub inner: usize,
+    /// Tokens that the convolution sees.
+    pub taps: usize,
+    /// ε of all norms.
+    pub eps: f64,
+    /// Whether the projections into and out of a mixer have biases.
+    pub bias: bool,
+    /// Whether the convolution has one.
+    pub conv_bias: bool,
+    /// Whether the head is the embedding.
+    pub tied: bool,
     /// The key that ties the head.
-    pub(crate) tied_by: &'static str,
+    pub tied_by: &'static str,
 }
 
 /// Whether the keys are those of the original package. Conversions of its files kept them beside those of transformers, which
 /// reads its own alone.
-pub(crate) fn is_original(keys: &Keys<'_>) -> bool {
+#[must_use]
+pub fn is_original(keys: &Keys<'_>) -> bool {
     keys.get("d_model").is_some() && keys.get("hidden_size").is_none()
 }
 
@@ -38,7 +46,7 @@ pub(crate) fn is_original(keys: &Keys<'_>) -> bool {
 ///
 /// # Errors
 /// Any other architecture.
-pub(crate) fn architecture(keys: &Keys<'_>) -> Result<&'static str, Failure> {
+pub fn architecture(keys: &Keys<'_>) -> Result<&'static str, Failure> {
     if !is_original(keys) {
         let found = keys.model_type(&["mamba", "mamba2"])?;
         return Ok(if found == "mamba" { "mamba" } else { "mamba2" });
@@ -54,7 +62,10 @@ pub(crate) fn architecture(keys: &Keys<'_>) -> Result<&'static str, Failure> {
 
 impl Frame {
     /// Reads what both architectures share. `tied` is the default of transformers for this one.
-    pub(crate) fn read(keys: &Keys<'_>, tied: bool) -> Result<Self, Failure> {
+    ///
+    /// # Errors
+    /// A key that is missing or wrong, or a variant that is not implemented.
+    pub fn read(keys: &Keys<'_>, tied: bool) -> Result<Self, Failure> {
         keys.only("bidirectional", &json!(false))?;
         if is_original(keys) {
             return Self::original(keys);
