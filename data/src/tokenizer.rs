@@ -186,6 +186,14 @@ impl Tokenizer {
         Ok(Self { inner, special, settings, sha256, folder: folder.to_path_buf() })
     }
 
+    /// The same tokenizer for text to learn from: where such a text spells a special token, that is cut as other text is,
+    /// so that no document ends in its middle.
+    #[must_use]
+    pub fn special_as_text(mut self) -> Self {
+        self.inner.set_encode_special_tokens(true);
+        self
+    }
+
     /// SHA-256 over the files that decide how text is cut, in hex.
     #[must_use]
     pub fn sha256(&self) -> &str {
@@ -242,6 +250,14 @@ impl Tokenizer {
             special,
             words,
         })
+    }
+
+    /// The text of ids, special tokens included.
+    ///
+    /// # Errors
+    /// Ids that the tokenizer's decoder refuses.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
+        contained(|| self.inner.decode(ids, false)).map_err(no_tokens)
     }
 
     /// Ids alone, without special tokens: faster.

@@ -12,4 +12,5 @@ mod plugins;
 mod resume;
 mod score;
 mod summary;
+mod train;
 mod verify;

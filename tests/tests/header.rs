@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use bheval_abi::{
-    Backend, Dtype, FEATURE_FOREST, Forest, Kept, Kind, LOGITS_EXTENSION, Logits, LogitsTable, MAJOR,
-    MASKED_EXTENSION, MINOR, Masked, MaskedTable, Message, NO_PARENT, RawTeacher as Teacher, SYMBOL, Scores,
-    Status, TRAIN_EXTENSION, TrainBatch, TrainRates, TrainSums, TrainTable,
+    Backend, Dtype, FEATURE_FOREST, Forest, HIDDEN_EXTENSION, Hidden, HiddenTable, Kept, Kind,
+    LOGITS_EXTENSION, Logits, LogitsTable, MAJOR, MASKED_EXTENSION, MINOR, Masked, MaskedTable, Message,
+    NO_PARENT, RawHead as Head, RawTeacher as Teacher, SYMBOL, Scores, Status, TRAIN_EXTENSION, TrainBatch,
+    TrainRates, TrainSums, TrainTable,
 };
 use cbindgen::Config;
 
@@ -54,6 +55,7 @@ fn made() -> String {
             t.replace("{rules}", &rules(&source))
                 .replace("{SYMBOL}", SYMBOL)
                 .replace("{LOGITS_EXTENSION}", LOGITS_EXTENSION)
+                .replace("{HIDDEN_EXTENSION}", HIDDEN_EXTENSION)
                 .replace("{MASKED_EXTENSION}", MASKED_EXTENSION)
                 .replace("{TRAIN_EXTENSION}", TRAIN_EXTENSION)
         });
@@ -80,7 +82,7 @@ fn in_c_names(line: &str, c_name: &impl Fn(&str) -> String) -> String {
     if !line.trim_start().starts_with("//") {
         return line.to_owned();
     }
-    let line = line.replace("`sizeof(", "`sizeof(Bheval");
+    let line = line.replace("`sizeof(Raw", "`sizeof(").replace("`sizeof(", "`sizeof(Bheval");
     let mut parts = line.split("[`");
     let mut out = parts.next().unwrap_or_default().to_owned();
     for part in parts {
@@ -189,6 +191,9 @@ fn layouts() -> Vec<Layout> {
         }),
         layout!(Logits { size, data, len }),
         layout!(LogitsTable { size, logits }),
+        layout!(Head { size, width, has_bias, weight, bias }),
+        layout!(Hidden { size, data, len }),
+        layout!(HiddenTable { size, head, hidden }),
         layout!(Masked { size, len, token, sequences, begin, queries, position, target }),
         layout!(MaskedTable { size, score }),
         layout!(TrainOptions { size, path, draw, threads, dtype, seed }),

@@ -44,6 +44,9 @@ extern "C" {
 // Id of the extension whose table is a `BhevalLogitsTable`.
 #define BHEVAL_LOGITS_EXTENSION "bheval.logits.1"
 
+// Id of the extension whose table is a `BhevalHiddenTable`.
+#define BHEVAL_HIDDEN_EXTENSION "bheval.hidden.1"
+
 // Id of the extension whose table is a `BhevalMaskedTable`.
 #define BHEVAL_MASKED_EXTENSION "bheval.masked.1"
 
@@ -223,6 +226,46 @@ typedef struct BhevalBackend {
     const void *(*extension)(struct BhevalText id);
 } BhevalBackend;
 
+// The head of a model: `logits = hidden · weightᵀ + bias`. First asked with null pointers, for its sizes.
+typedef struct BhevalHead {
+    // `sizeof(BhevalHead)`: set by the caller before the call.
+    size_t size;
+    // Values of a hidden state. Set by the backend.
+    uint32_t width;
+    // 1 where the head has a bias. Set by the backend.
+    uint32_t has_bias;
+    // Null, or room for `[vocab, width]` values.
+    float *weight;
+    // Null, or room for `[vocab]` values.
+    float *bias;
+} BhevalHead;
+
+// Room for hidden states, owned by the caller.
+typedef struct BhevalHidden {
+    // `sizeof(BhevalHidden)` as the caller knows it.
+    size_t size;
+    // `len` elements: one row of `width` for each wanted node, in the order of the nodes.
+    float *data;
+    // Number of wanted nodes times the width.
+    size_t len;
+} BhevalHidden;
+
+// Hidden states and the head that turns them into logits. Lives as long as the library.
+typedef struct BhevalHiddenTable {
+    // `sizeof(BhevalHiddenTable)` as the backend knows it.
+    size_t size;
+    // Writes the head's sizes and, where there is room, its values. A model whose logits are more than a product and a
+    // bias, because something bounds them, refuses with `BHEVAL_STATUS_UNSUPPORTED`.
+    // [any thread; one call at a time per model]
+    BhevalStatus (*head)(BhevalModel *model, struct BhevalHead *head, struct BhevalMessage *message);
+    // Writes, for each wanted node, the hidden state that the head reads. It belongs to the path *including* the node.
+    // [any thread; one call at a time per model]
+    BhevalStatus (*hidden)(BhevalModel *model,
+                           const struct BhevalForest *forest,
+                           struct BhevalHidden *out,
+                           struct BhevalMessage *message);
+} BhevalHiddenTable;
+
 // Room for rows of logits, owned by the caller.
 typedef struct BhevalLogits {
     // `sizeof(BhevalLogits)` as the caller knows it.
@@ -338,7 +381,7 @@ typedef struct BhevalTrainTensor {
 // which count as one event for teacher and student alike. `kind` 3: `values [rows, width]` are hidden states, and
 // `head [vocab, width]` with `bias [vocab]` or null makes logits of them.
 typedef struct BhevalTeacher {
-    // `sizeof(BhevalRawTeacher)` as the caller knows it.
+    // `sizeof(BhevalTeacher)` as the caller knows it.
     size_t size;
     // 1, 2 or 3, as above.
     uint32_t kind;
@@ -448,6 +491,8 @@ typedef struct BhevalTrainTable {
                            struct BhevalMessage *message);
     // Floating-point operations of one token's forward pass in a sequence of `steps` tokens.
     double (*flops)(BhevalTrainer *trainer, uint32_t steps);
+    // Bytes that the trainer holds: weights, gradients, moments, and the buffers that passes have needed so far.
+    uint64_t (*bytes)(BhevalTrainer *trainer);
     // Runs a batch forward and backward and adds to the gradient.
     BhevalStatus (*accumulate)(BhevalTrainer *trainer,
                                const struct BhevalTrainBatch *batch,

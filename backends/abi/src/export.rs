@@ -4,9 +4,9 @@ use std::ffi::c_void;
 
 use crate::growth::is_whole;
 use crate::{
-    Backend, Dtype, FEATURE_FOREST, Failure, Forest, ForestView, Kind, LOGITS_EXTENSION, Logits, LogitsTable,
-    MAJOR, MASKED_EXTENSION, MINOR, Masked, MaskedTable, MaskedView, Message, ModelInfo, OpenOptions,
-    RawModel, Scores, Status, Text, guard,
+    Backend, Dtype, FEATURE_FOREST, Failure, Forest, ForestView, HIDDEN_EXTENSION, HeadValues, Hidden,
+    HiddenTable, Kind, LOGITS_EXTENSION, Logits, LogitsTable, MAJOR, MASKED_EXTENSION, MINOR, Masked,
+    MaskedTable, MaskedView, Message, ModelInfo, OpenOptions, RawHead, RawModel, Scores, Status, Text, guard,
 };
 
 /// What a model says of itself.
@@ -51,6 +51,8 @@ pub trait LanguageModel: Send + Sized + 'static {
     const FOREST: bool;
     /// The table of [`LOGITS_EXTENSION`], where the model offers logits: `Some(&logits_table::<Self>())`.
     const LOGITS: Option<&'static LogitsTable>;
+    /// The table of [`HIDDEN_EXTENSION`], where the model offers what its head reads: `Some(&hidden_table::<Self>())`.
+    const HIDDEN: Option<&'static HiddenTable> = None;
     /// The table of [`MASKED_EXTENSION`], where some of its models are masked: `Some(&masked_table::<Self>())`.
     const MASKED: Option<&'static MaskedTable> = None;
 
@@ -75,6 +77,30 @@ pub trait LanguageModel: Send + Sized + 'static {
     /// [`Status::UNSUPPORTED`] unless the model offers it.
     fn logits(&mut self, _forest: ForestView<'_>, _out: &mut [f32]) -> Result<(), Failure> {
         Err(Failure::new(Status::UNSUPPORTED, "this backend offers no logits"))
+    }
+
+    /// Values of a hidden state.
+    ///
+    /// # Errors
+    /// As [`LanguageModel::head`].
+    fn width(&self) -> Result<usize, Failure> {
+        self.head().map(|head| head.width)
+    }
+
+    /// What turns its hidden states into logits.
+    ///
+    /// # Errors
+    /// [`Status::UNSUPPORTED`] where it is more than a product and a bias, or the model offers no hidden states.
+    fn head(&self) -> Result<HeadValues, Failure> {
+        Err(Failure::new(Status::UNSUPPORTED, "this backend offers no hidden states"))
+    }
+
+    /// Writes one hidden state for each wanted node: what the head reads to give the token that follows it.
+    ///
+    /// # Errors
+    /// As [`LanguageModel::head`].
+    fn hidden(&mut self, _forest: ForestView<'_>, _out: &mut [f32]) -> Result<(), Failure> {
+        Err(Failure::new(Status::UNSUPPORTED, "this backend offers no hidden states"))
     }
 
     /// Writes `ln p(target | sequence)` for each question about a masked model's sequences; returns how many tokens
@@ -109,6 +135,12 @@ pub const fn backend<M: LanguageModel>() -> Backend {
 #[must_use]
 pub const fn logits_table<M: LanguageModel>() -> LogitsTable {
     LogitsTable { size: size_of::<LogitsTable>(), logits: Some(logits::<M>) }
+}
+
+/// The hidden states' table of a model type.
+#[must_use]
+pub const fn hidden_table<M: LanguageModel>() -> HiddenTable {
+    HiddenTable { size: size_of::<HiddenTable>(), head: Some(head::<M>), hidden: Some(hidden::<M>) }
 }
 
 /// The masked table of a model type.
@@ -260,6 +292,38 @@ unsafe extern "C" fn logits<M: LanguageModel>(
     }
 }
 
+unsafe extern "C" fn head<M: LanguageModel>(
+    model: *mut RawModel,
+    out: *mut RawHead,
+    message: *mut Message,
+) -> Status {
+    // SAFETY: as for `score`; the head's pointers are null or have room for its values.
+    unsafe { run::<M>(model, message, |model| model.head()?.write(out)) }
+}
+
+unsafe extern "C" fn hidden<M: LanguageModel>(
+    model: *mut RawModel,
+    forest: *const Forest,
+    out: *mut Hidden,
+    message: *mut Message,
+) -> Status {
+    // SAFETY: as for `score`.
+    unsafe {
+        run::<M>(model, message, |model| {
+            let view = ForestView::from_raw(forest)?;
+            if out.is_null() || !is_whole(out) {
+                return Err(Failure::input("there is no room for states, or less than this version knows"));
+            }
+            let out = &mut *out;
+            let rows = view.wanted.iter().filter(|&&w| w != 0).count();
+            if Some(out.len) != rows.checked_mul(model.width()?) {
+                return Err(Failure::input("the room for states is not wanted nodes times their width"));
+            }
+            model.hidden(view, floats(out.data, out.len)?)
+        })
+    }
+}
+
 unsafe extern "C" fn masked<M: LanguageModel>(
     model: *mut RawModel,
     batch: *const Masked,
@@ -287,6 +351,7 @@ pub(crate) unsafe extern "C" fn extension<M: LanguageModel>(id: Text<'_>) -> *co
     // SAFETY: the host passes readable text.
     match unsafe { id.get() } {
         Some(LOGITS_EXTENSION) => table_or_null(M::LOGITS),
+        Some(HIDDEN_EXTENSION) => table_or_null(M::HIDDEN),
         Some(MASKED_EXTENSION) => table_or_null(M::MASKED),
         _ => std::ptr::null(),
     }

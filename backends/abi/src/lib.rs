@@ -21,6 +21,7 @@ mod export;
 mod failure;
 mod forest;
 mod growth;
+mod hidden;
 mod logits;
 mod masked;
 mod table;
@@ -28,9 +29,10 @@ mod text;
 mod train;
 mod trainable;
 
-pub use export::{Info, LanguageModel, Opening, backend, logits_table, masked_table};
+pub use export::{Info, LanguageModel, Opening, backend, hidden_table, logits_table, masked_table};
 pub use failure::{Failure, Message, Status, guard};
 pub use forest::{Forest, ForestView, NO_PARENT, Scores};
+pub use hidden::{HIDDEN_EXTENSION, HeadValues, Hidden, HiddenTable, RawHead};
 pub use logits::{LOGITS_EXTENSION, Logits, LogitsTable};
 pub use masked::{MASKED_EXTENSION, Masked, MaskedTable, MaskedView};
 pub use table::{

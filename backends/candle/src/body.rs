@@ -97,9 +97,13 @@ impl<B: Body> Evaluator<B> {
         self.body.head().log_probs(self.isa, self.last(rows, state, normed), asked, wide)
     }
 
+    /// What the head reads of some rows, `[rows, K]`.
+    pub(crate) fn before_head<'a>(&self, rows: &[u32], scratch: &'a mut Scratch) -> &'a [f32] {
+        self.last(rows, &mut scratch.rows, &mut scratch.normed)
+    }
+
     /// Logits of some rows, `out [rows, V]`.
     pub(crate) fn logits(&self, rows: &[u32], scratch: &mut Scratch, out: &mut [f32]) {
-        let x = self.last(rows, &mut scratch.rows, &mut scratch.normed);
-        self.body.head().logits(self.isa, x, out);
+        self.body.head().logits(self.isa, self.before_head(rows, scratch), out);
     }
 }

@@ -1,6 +1,6 @@
 //! The language model's head: from hidden states to logits, and to log-probabilities of the tokens asked for.
 
-use bheval_abi::{Failure, Status};
+use bheval_abi::{Failure, HeadValues, Status};
 
 use crate::kernels::Isa;
 use crate::kernels::activation::{add_bias, soft_cap};
@@ -30,6 +30,26 @@ impl Head {
     #[must_use]
     pub fn vocab(&self) -> usize {
         self.weights.columns()
+    }
+
+    /// Its values, unpacked.
+    ///
+    /// # Errors
+    /// [`Status::UNSUPPORTED`] where the logits are capped: they are then no product of hidden states and a matrix.
+    pub(crate) fn values(&self) -> Result<HeadValues, Failure> {
+        match self.soft_cap {
+            Some(cap) => Err(Failure::new(
+                Status::UNSUPPORTED,
+                format!(
+                    "its logits are capped at {cap}, so hidden states and the head's matrix do not give them; use logits"
+                ),
+            )),
+            None => Ok(HeadValues {
+                width: self.weights.inner(),
+                weight: self.weights.unpacked(),
+                bias: self.bias.clone(),
+            }),
+        }
     }
 
     /// Logits of the tokens `first..first + width` for the rows of `x[M, D]`: `out[M, width]`.

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use bheval_abi::{
-    Dtype, Failure, ForestView, Info, Kind, LanguageModel, LogitsTable, MaskedTable, MaskedView, Opening,
-    Status, logits_table, masked_table,
+    Dtype, Failure, ForestView, HeadValues, HiddenTable, Info, Kind, LanguageModel, LogitsTable, MaskedTable,
+    MaskedView, Opening, Status, hidden_table, logits_table, masked_table,
 };
 
 use crate::masked::MaskedScorer;
@@ -51,6 +51,7 @@ pub struct Native<F: Family> {
 
 impl<F: Family> Native<F> {
     const LOGITS_TABLE: &'static LogitsTable = &logits_table::<Self>();
+    const HIDDEN_TABLE: &'static HiddenTable = &hidden_table::<Self>();
     const MASKED_TABLE: &'static MaskedTable = &masked_table::<Self>();
 }
 
@@ -59,6 +60,7 @@ impl<F: Family> LanguageModel for Native<F> {
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
     const FOREST: bool = true;
     const LOGITS: Option<&'static LogitsTable> = Some(Self::LOGITS_TABLE);
+    const HIDDEN: Option<&'static HiddenTable> = Some(Self::HIDDEN_TABLE);
     const MASKED: Option<&'static MaskedTable> = Some(Self::MASKED_TABLE);
 
     fn open(options: &Opening) -> Result<Self, Failure> {
@@ -96,6 +98,27 @@ impl<F: Family> LanguageModel for Native<F> {
     fn logits(&mut self, forest: ForestView<'_>, out: &mut [f32]) -> Result<(), Failure> {
         match &mut self.scorer {
             Scorer::Causal(scorer) => scorer.logits(forest, out),
+            Scorer::Masked(_) => Err(self.not_causal()),
+        }
+    }
+
+    fn width(&self) -> Result<usize, Failure> {
+        match &self.scorer {
+            Scorer::Causal(scorer) => Ok(scorer.head().weights.inner()),
+            Scorer::Masked(_) => Err(self.not_causal()),
+        }
+    }
+
+    fn head(&self) -> Result<HeadValues, Failure> {
+        match &self.scorer {
+            Scorer::Causal(scorer) => scorer.head().values(),
+            Scorer::Masked(_) => Err(self.not_causal()),
+        }
+    }
+
+    fn hidden(&mut self, forest: ForestView<'_>, out: &mut [f32]) -> Result<(), Failure> {
+        match &mut self.scorer {
+            Scorer::Causal(scorer) => scorer.hidden(forest, out),
             Scorer::Masked(_) => Err(self.not_causal()),
         }
     }

@@ -5,7 +5,7 @@ use bheval_abi::{Failure, ForestView, NO_PARENT};
 use rayon::prelude::*;
 
 use crate::body::{Body, Evaluator, HEAD_ROWS, Scratch};
-use crate::head::check_finite;
+use crate::head::{Head, check_finite};
 use crate::kernels::Isa;
 use crate::ops::forest::{Feed, Walk};
 
@@ -39,6 +39,13 @@ pub trait CausalScorer: Send {
     /// # Errors
     /// As [`CausalScorer::score`], but for roots.
     fn logits(&mut self, forest: ForestView<'_>, out: &mut [f32]) -> Result<(), Failure>;
+    /// What turns hidden states into logits.
+    fn head(&self) -> &Head;
+    /// Writes what the head reads, `[K]` for each wanted node, in the order of the nodes.
+    ///
+    /// # Errors
+    /// As [`CausalScorer::logits`].
+    fn hidden(&mut self, forest: ForestView<'_>, out: &mut [f32]) -> Result<(), Failure>;
 }
 
 /// A network that scores.
@@ -65,6 +72,37 @@ impl<N: Network> Causal<N> {
             pool.install(|| body.hidden(*isa, &walk, &tokens, space, h));
         }
         Ok(walk)
+    }
+}
+
+impl<N: Network> Causal<N> {
+    /// Runs the layers, and writes `width` values for each wanted node with `write`, block by block.
+    fn wanted_rows(
+        &mut self,
+        forest: ForestView<'_>,
+        width: usize,
+        out: &mut [f32],
+        write: impl Fn(&Evaluator<N>, &[u32], &mut Scratch, &mut [f32]) + Sync,
+    ) -> Result<(), Failure> {
+        let walk = self.run(&forest, Feed::Wanted)?;
+        let mut row_of = vec![0; forest.len()];
+        for (row, &node) in walk.nodes().iter().enumerate() {
+            row_of[node as usize] = row as u32;
+        }
+        let wanted: Vec<usize> = (0..forest.len()).filter(|&n| forest.is_wanted(n)).collect();
+        let this = &self.0;
+        this.pool.install(|| {
+            let blocks = out.par_chunks_mut(HEAD_ROWS * width).zip(wanted.par_chunks(HEAD_ROWS));
+            blocks.for_each_init(Scratch::default, |scratch, (out, nodes)| {
+                let rows: Vec<u32> = nodes.iter().map(|&n| row_of[n]).collect();
+                write(this, &rows, scratch, out);
+            });
+        });
+        for (&node, row) in wanted.iter().zip(out.chunks_exact(width)) {
+            let check = |&x: &f32| check_finite(x, forest.token[node], || format!("node {node}"));
+            row.iter().try_for_each(check)?;
+        }
+        Ok(())
     }
 }
 
@@ -102,25 +140,19 @@ impl<N: Network> CausalScorer for Causal<N> {
     }
 
     fn logits(&mut self, forest: ForestView<'_>, out: &mut [f32]) -> Result<(), Failure> {
-        let walk = self.run(&forest, Feed::Wanted)?;
-        let mut row_of = vec![0; forest.len()];
-        for (row, &node) in walk.nodes().iter().enumerate() {
-            row_of[node as usize] = row as u32;
-        }
-        let wanted: Vec<usize> = (0..forest.len()).filter(|&n| forest.is_wanted(n)).collect();
-        let (this, vocab) = (&self.0, self.0.vocab() as usize);
-        this.pool.install(|| {
-            let blocks = out.par_chunks_mut(HEAD_ROWS * vocab).zip(wanted.par_chunks(HEAD_ROWS));
-            blocks.for_each_init(Scratch::default, |scratch, (out, nodes)| {
-                let rows: Vec<u32> = nodes.iter().map(|&n| row_of[n]).collect();
-                this.logits(&rows, scratch, out);
-            });
-        });
-        for (&node, row) in wanted.iter().zip(out.chunks_exact(vocab)) {
-            let check = |&x: &f32| check_finite(x, forest.token[node], || format!("node {node}"));
-            row.iter().try_for_each(check)?;
-        }
-        Ok(())
+        let vocab = self.0.vocab() as usize;
+        self.wanted_rows(forest, vocab, out, |this, rows, scratch, out| this.logits(rows, scratch, out))
+    }
+
+    fn head(&self) -> &Head {
+        self.0.body.head()
+    }
+
+    fn hidden(&mut self, forest: ForestView<'_>, out: &mut [f32]) -> Result<(), Failure> {
+        let width = self.head().weights.inner();
+        self.wanted_rows(forest, width, out, |this, rows, scratch, out| {
+            out.copy_from_slice(this.before_head(rows, scratch));
+        })
     }
 }
 

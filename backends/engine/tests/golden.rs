@@ -1,6 +1,5 @@
 //! Every architecture against PyTorch: loss, gradients and three steps of AdamW on one batch (../shared/golden/README.md).
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
-#![allow(dead_code)] // Until the first architecture is named below.
 
 use std::path::{Path, PathBuf};
 
@@ -199,4 +198,15 @@ macro_rules! goldens {
     };
 }
 
-goldens! { hgrn2 hgrn2_conv lstm }
+goldens! {
+    gpt2
+    gpt_neox
+    hgrn2
+    hgrn2_conv
+    llama
+    lstm
+    mamba
+    mamba2
+    opt
+    xlstm
+}

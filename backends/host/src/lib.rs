@@ -17,8 +17,8 @@ mod trainer;
 mod worker;
 
 pub use bheval_abi::{
-    Backend, Dtype, FEATURE_FOREST, Found, Kept, Kind, Status, Teacher, TeacherKind, TensorInfo, TrainRates,
-    TrainView, TrainerInfo,
+    Backend, Dtype, FEATURE_FOREST, Found, HeadValues, Kept, Kind, Status, Teacher, TeacherKind, TensorInfo,
+    TrainRates, TrainView, TrainerInfo,
 };
 pub use error::Error;
 pub use forest::Forest;

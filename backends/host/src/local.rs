@@ -4,12 +4,16 @@ use std::ffi::c_void;
 use std::ptr::NonNull;
 
 use bheval_abi::{
-    Forest as RawForest, Kind, LOGITS_EXTENSION, Logits, LogitsTable, MASKED_EXTENSION, Masked as RawMasked,
-    MaskedTable, Message, ModelInfo as RawInfo, OpenOptions, RawModel, Scores, Status, Text,
+    Forest as RawForest, HIDDEN_EXTENSION, HeadValues, Hidden, HiddenTable, Kind, LOGITS_EXTENSION, Logits,
+    LogitsTable, MASKED_EXTENSION, Masked as RawMasked, MaskedTable, Message, ModelInfo as RawInfo,
+    OpenOptions, RawHead, RawModel, Scores, Status, Text,
 };
 
 use crate::model::{Opened, bad_answer, refused};
 use crate::{Error, Forest, Library, MaskedBatch, ModelInfo, ModelOptions, Scored};
+
+/// Values that a head may have: 64 GB of them are no head.
+const LARGEST_HEAD: usize = 1 << 34;
 
 /// An opened model of this process. Closed when dropped.
 #[derive(Debug)]
@@ -145,6 +149,42 @@ impl Opened for Local {
         Ok(Scored { log_prob, fed })
     }
 
+    fn head(&mut self, vocab: usize) -> Result<HeadValues, Error> {
+        let action = "give its head";
+        let (function, _) = self.hidden_functions(action)?;
+        let null = std::ptr::null_mut();
+        let mut raw = RawHead { size: size_of::<RawHead>(), width: 0, has_bias: 0, weight: null, bias: null };
+        let model = self.raw.as_ptr();
+        // SAFETY: an opened model of this library; without room it writes the sizes alone.
+        self.run(action, |message| unsafe { function(model, &raw mut raw, message) })?;
+        let (width, has_bias) = (raw.width as usize, raw.has_bias != 0);
+        let size = vocab.checked_mul(width).filter(|&size| width > 0 && size <= LARGEST_HEAD);
+        let size =
+            size.ok_or_else(|| bad_answer(&self.library, &format!("a head of {vocab} x {width} values")))?;
+        let (mut weight, mut bias) = (vec![f32::NAN; size], vec![f32::NAN; if has_bias { vocab } else { 0 }]);
+        raw.weight = weight.as_mut_ptr();
+        raw.bias = if has_bias { bias.as_mut_ptr() } else { null };
+        // SAFETY: as before, and there is room for what the sizes say.
+        self.run(action, |message| unsafe { function(model, &raw mut raw, message) })?;
+        if (raw.width as usize, raw.has_bias != 0) != (width, has_bias) {
+            return Err(bad_answer(&self.library, "a head of other sizes than a moment ago"));
+        }
+        Ok(HeadValues { width, weight, bias: has_bias.then_some(bias) })
+    }
+
+    fn hidden(&mut self, forest: &Forest, len: usize) -> Result<Vec<f32>, Error> {
+        let action = "give hidden states";
+        let (_, function) = self.hidden_functions(action)?;
+        let mut data = vec![f32::NAN; len];
+        let mut out = Hidden { size: size_of::<Hidden>(), data: data.as_mut_ptr(), len: data.len() };
+        let (model, raw) = (self.raw.as_ptr(), raw_forest(forest));
+        self.run(action, |message| {
+            // SAFETY: as in `score`.
+            unsafe { function(model, &raw const raw, &raw mut out, message) }
+        })?;
+        Ok(data)
+    }
+
     fn logits(&mut self, forest: &Forest, len: usize) -> Result<Vec<f32>, Error> {
         let action = "give logits";
         let function = self.ability(LOGITS_EXTENSION, |table: *const LogitsTable| {
@@ -161,6 +201,28 @@ impl Opened for Local {
             unsafe { function(model, &raw const raw, &raw mut out, message) }
         })?;
         Ok(data)
+    }
+}
+
+/// The functions of the hidden states' table.
+type HiddenFunctions = (
+    unsafe extern "C" fn(*mut RawModel, *mut RawHead, *mut Message) -> Status,
+    unsafe extern "C" fn(*mut RawModel, *const RawForest, *mut Hidden, *mut Message) -> Status,
+);
+
+impl Local {
+    fn hidden_functions(&self, action: &'static str) -> Result<HiddenFunctions, Error> {
+        let functions = self.ability(HIDDEN_EXTENSION, |table: *const HiddenTable| {
+            // SAFETY: the id names the table's type; its size is read before its functions.
+            unsafe {
+                ((*table).size >= size_of::<HiddenTable>())
+                    .then(|| (*table).head.zip((*table).hidden))
+                    .flatten()
+            }
+        });
+        functions.ok_or_else(|| {
+            refused(&self.library, action, Status::UNSUPPORTED, "it does not offer them".into())
+        })
     }
 }
 

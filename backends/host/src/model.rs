@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use bheval_abi::{Dtype, ForestView, Kind, Status};
+use bheval_abi::{Dtype, ForestView, HeadValues, Kind, Status};
 
 use crate::flat::flatten;
 use crate::local::Local;
@@ -86,6 +86,12 @@ pub(crate) trait Opened: fmt::Debug + Send {
 
     /// `len` logits. Nothing is checked yet.
     fn logits(&mut self, forest: &Forest, len: usize) -> Result<Vec<f32>, Error>;
+
+    /// What turns hidden states into `vocab` logits. Nothing is checked yet.
+    fn head(&mut self, vocab: usize) -> Result<HeadValues, Error>;
+
+    /// `len` values of hidden states. Nothing is checked yet.
+    fn hidden(&mut self, forest: &Forest, len: usize) -> Result<Vec<f32>, Error>;
 
     /// How often its process died.
     fn crashes(&self) -> u64 {
@@ -242,6 +248,38 @@ impl Model {
             None => Ok(data),
             Some(at) => Err(bad_answer(&self.library, &format!("logit {at} is NaN"))),
         }
+    }
+
+    /// What turns the hidden states of [`Model::hidden`] into logits: `hidden · weightᵀ + bias`.
+    ///
+    /// # Errors
+    /// [`Status::UNSUPPORTED`] where the backend offers no hidden states or something bounds the logits, and values that are
+    /// not finite.
+    pub fn head(&mut self) -> Result<HeadValues, Error> {
+        let head = self.opened.head(self.info.vocab as usize)?;
+        finite(&self.library, "value of its head", Some(&head.weight))?;
+        finite(&self.library, "value of its head's bias", head.bias.as_deref())?;
+        Ok(head)
+    }
+
+    /// Hidden states, one of `width` (that of [`Model::head`]) for each wanted node, in the order of the nodes: what the head
+    /// reads to give what may follow the node.
+    ///
+    /// # Errors
+    /// As [`Model::head`].
+    pub fn hidden(&mut self, forest: &Forest, width: usize) -> Result<Vec<f32>, Error> {
+        let data = self.opened.hidden(forest, forest.wanted().count() * width)?;
+        finite(&self.library, "value of a hidden state", Some(&data))?;
+        Ok(data)
+    }
+}
+
+/// Refuses values that are not finite.
+fn finite(library: &Library, what: &str, values: Option<&[f32]>) -> Result<(), Error> {
+    let values = values.unwrap_or_default();
+    match values.iter().position(|x| !x.is_finite()) {
+        None => Ok(()),
+        Some(at) => Err(bad_answer(library, &format!("{what} {at} is {}", values[at]))),
     }
 }
 

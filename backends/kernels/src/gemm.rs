@@ -41,6 +41,16 @@ impl Packed {
         Self { columns, inner, panels }
     }
 
+    /// `W [N, K]` as it was before it was packed.
+    #[must_use]
+    pub fn unpacked(&self) -> Vec<f32> {
+        let row = |n: usize| {
+            let panel = self.panel(n / PANEL);
+            (0..self.inner).map(move |k| panel[k * PANEL + n % PANEL])
+        };
+        (0..self.columns).flat_map(row).collect()
+    }
+
     /// `N`: how many values a row of `y` has.
     #[must_use]
     pub fn columns(&self) -> usize {
@@ -211,6 +221,7 @@ mod tests {
             let mut numbers = Numbers::new((m * n * k) as u64);
             let (x, w) = (numbers.normal(m * k, 1.0), numbers.normal(n * k, 1.0));
             let packed = Packed::new(k, &[&w]);
+            assert_eq!(packed.unpacked(), w);
             for isa in Isa::available() {
                 let mut y = vec![f32::NAN; m * n];
                 matmul(isa, &x, &packed, Store::Set, &mut y);

@@ -6,7 +6,10 @@
 
 /// An instruction set that this machine has. Only [`Isa::best`] and [`Isa::available`] make one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Isa(Set);
+pub struct Isa {
+    set: Set,
+    bf16: bool,
+}
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Set {
@@ -19,7 +22,11 @@ enum Set {
 
 impl Isa {
     /// What any machine has; slow on x86-64, where a fused multiply-add is then a call.
-    pub const PORTABLE: Isa = Isa(Set::Portable);
+    pub const PORTABLE: Isa = Isa::of(Set::Portable);
+
+    const fn of(set: Set) -> Isa {
+        Isa { set, bf16: false }
+    }
 
     /// Everything this machine has, slowest first.
     #[must_use]
@@ -33,8 +40,9 @@ impl Isa {
                 && is_x86_feature_detected!("avx512vl")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq");
-            sets.extend(avx2.then_some(Isa(Set::Avx2)));
-            sets.extend((avx2 && avx512).then_some(Isa(Set::Avx512)));
+            let bf16 = is_x86_feature_detected!("avx512bf16");
+            sets.extend(avx2.then_some(Isa::of(Set::Avx2)));
+            sets.extend((avx2 && avx512).then_some(Isa { set: Set::Avx512, bf16 }));
         }
         sets
     }
@@ -49,22 +57,34 @@ impl Isa {
     #[inline(always)]
     pub fn is_wide(self) -> bool {
         #[cfg(target_arch = "x86_64")]
-        return self.0 == Set::Avx512;
+        return self.set == Set::Avx512;
         #[cfg(not(target_arch = "x86_64"))]
         false
+    }
+
+    /// Whether it has dot products of bf16 (`avx512bf16`). Only [`product`](super::product()) uses them; nothing else differs.
+    #[must_use]
+    pub fn has_bf16(self) -> bool {
+        self.bf16
+    }
+
+    /// The same without dot products of bf16: to compare, or to get the rounding that every machine has.
+    #[must_use]
+    pub fn without_bf16(self) -> Isa {
+        Isa { bf16: false, ..self }
     }
 }
 
 /// Work to be compiled once per instruction set. `run` and what it calls must be `#[inline(always)]`.
 pub trait Kernel {
-    /// Does the work. `isa` is a constant after inlining, for choosing tile sizes; it must not change a result.
+    /// Does the work. `isa` is a constant after inlining, for choosing tile sizes (it never says that it has bf16); it must not change a result.
     fn run(self, isa: Isa);
 }
 
 /// Runs `kernel` as compiled for `isa`.
 #[inline]
 pub fn launch<K: Kernel>(isa: Isa, kernel: K) {
-    match isa.0 {
+    match isa.set {
         Set::Portable => kernel.run(Isa::PORTABLE),
         // SAFETY: an `Isa` of this set exists only where `Isa::available` detected its features.
         #[cfg(target_arch = "x86_64")]
@@ -78,11 +98,11 @@ pub fn launch<K: Kernel>(isa: Isa, kernel: K) {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn avx2<K: Kernel>(kernel: K) {
-    kernel.run(Isa(Set::Avx2));
+    kernel.run(Isa::of(Set::Avx2));
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
 fn avx512<K: Kernel>(kernel: K) {
-    kernel.run(Isa(Set::Avx512));
+    kernel.run(Isa::of(Set::Avx512));
 }

@@ -4,18 +4,24 @@
 //! operations whatever the number of rows, the place of a row, the thread or the instruction set.
 
 pub mod activation;
+pub mod bf16;
+mod buffer;
 pub mod cells;
 pub mod elementwise;
 pub mod gemm;
 mod launch;
+mod pack;
 pub mod product;
 pub mod random;
+pub mod small;
 pub mod softmax;
-pub mod tiles;
+mod tile;
 mod view;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 pub use launch::{Isa, Kernel, launch};
-pub use product::{Precision, Store, View, ViewMut, product, product_serial};
+pub use product::{Precision, Right, Store, View, ViewMut, product, product_serial};
 
 /// Lanes of a sum: element `i` belongs to lane `i % LANES`, whatever the width of the machine's registers.
 pub const LANES: usize = 16;

@@ -92,7 +92,7 @@ impl Windows {
         };
         let draw = mix(mix(!self.seed ^ mix(epoch.wrapping_add(GOLDEN))) ^ mix(which.wrapping_mul(GOLDEN)));
         // The upper half of a 128-bit product: 0..length, uneven by less than length / 2^64.
-        (u128::from(draw) * u128::from(self.length) >> 64) as u64
+        ((u128::from(draw) * u128::from(self.length)) >> 64) as u64
     }
 }
 

@@ -1,11 +1,22 @@
 //! What was typed. No decisions here.
 
+mod corpus;
+mod export;
+mod train;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use bheval_data::masked::Pll;
 use bheval_data::protocol::Protocol;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use corpus::{
+    CorpusAction, CorpusArgs, CorpusBuildArgs, NormalizerArg, TextArgs, TokenizerAction, TokenizerArgs,
+    TokenizerTrainArgs,
+};
+pub(crate) use export::{ExportArgs, StoredArg};
+pub(crate) use train::TrainArgs;
 
 /// Scores small language models on minimal pairs and world knowledge.
 #[derive(Debug, Parser)]
@@ -43,6 +54,14 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Train an n-gram model: the baseline to print beside any other
     TrainNgram(TrainNgramArgs),
+    /// Train a tokenizer
+    Tokenizer(TokenizerArgs),
+    /// Make text into tokens to train on
+    Corpus(CorpusArgs),
+    /// Train a model by a plan, or go on with it
+    Train(Box<TrainArgs>),
+    /// Turn a trained model into a folder for Hugging Face, with its card
+    Export(Box<ExportArgs>),
     /// List the tasks
     Tasks(TasksArgs),
     /// List, verify or fetch the data sets

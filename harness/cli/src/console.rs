@@ -12,6 +12,8 @@ pub(crate) enum Outcome {
     Failed,
     /// Nothing was begun.
     NotStarted,
+    /// Ended by a signal of this number, everything saved.
+    Interrupted(u8),
 }
 
 impl From<Outcome> for ExitCode {
@@ -20,6 +22,8 @@ impl From<Outcome> for ExitCode {
             Outcome::Done => ExitCode::SUCCESS,
             Outcome::Failed => ExitCode::from(1),
             Outcome::NotStarted => ExitCode::from(2),
+            // As a shell reports a process that a signal ended.
+            Outcome::Interrupted(signal) => ExitCode::from(128_u8.saturating_add(signal)),
         }
     }
 }

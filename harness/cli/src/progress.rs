@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::io::{IsTerminal, Read};
+use std::sync::Arc;
 
 use bheval_eval::Progress;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
@@ -12,7 +13,7 @@ fn rate(state: &ProgressState, out: &mut dyn Write) {
     let _ = write!(out, "{:.0} a second", state.per_sec());
 }
 
-fn target(quiet: bool) -> ProgressDrawTarget {
+pub(crate) fn target(quiet: bool) -> ProgressDrawTarget {
     let visible = !quiet && std::io::stderr().is_terminal();
     if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() }
 }
@@ -38,6 +39,12 @@ impl ReadingBar {
     /// Counts what is read.
     pub(crate) fn reading<R: Read>(&self, reader: R) -> impl Read {
         self.0.wrap_read(reader)
+    }
+
+    /// For those who read on their own: called with the bytes that were read.
+    pub(crate) fn watch(&self) -> Arc<dyn Fn(u64) + Send + Sync> {
+        let bar = self.0.clone();
+        Arc::new(move |bytes| bar.inc(bytes))
     }
 
     /// Shows what is done now instead of a bar.

@@ -16,6 +16,9 @@ use sha2::{Digest, Sha256};
 use crate::fingerprint::digest;
 use crate::{AnyCut, Cutter, Difference, Error, Questions};
 
+/// Version of bheval, and after a plus the digest of the sources that this binary was built from.
+pub const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), "+", env!("BHEVAL_SOURCE"));
+
 /// Layout of the run's folder and the meaning of its files.
 const FORMAT: u32 = 1;
 
@@ -137,7 +140,7 @@ impl Planned {
         let questions = Questions::new(tasks.iter().map(|(_, loaded)| loaded), &cutter, model.info())?;
         let identity = Identity {
             format: FORMAT,
-            bheval: concat!(env!("CARGO_PKG_VERSION"), "+", env!("BHEVAL_SOURCE")).to_owned(),
+            bheval: BUILD.to_owned(),
             model: digest(request.library, &request.options.path)?,
             tokenizer: tokenizer.sha256().to_owned(),
             backend: backend_name(request.library),

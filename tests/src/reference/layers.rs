@@ -98,7 +98,22 @@ pub(super) struct Heads {
 impl Heads {
     /// Causal attention: `softmax(q k / sqrt(width)) v`, over a token and what stands before it.
     pub(super) fn attend(&self, queries: &[Vec<f64>], keys: &[Vec<f64>], values: &[Vec<f64>]) -> Rows {
-        let row = |(t, query): (usize, &Vec<f64>)| self.attend_from(query, &keys[..=t], &values[..=t]);
+        self.attend_before(queries, keys, values, queries.len())
+    }
+
+    /// As [`Heads::attend`], where the tokens from `padding` on are padding on the right: they attend, but nothing attends
+    /// to them, not even they themselves.
+    pub(super) fn attend_before(
+        &self,
+        queries: &[Vec<f64>],
+        keys: &[Vec<f64>],
+        values: &[Vec<f64>],
+        padding: usize,
+    ) -> Rows {
+        let row = |(t, query): (usize, &Vec<f64>)| {
+            let seen = padding.min(t + 1);
+            self.attend_from(query, &keys[..seen], &values[..seen])
+        };
         queries.iter().enumerate().map(row).collect()
     }
 
@@ -126,6 +141,17 @@ impl Heads {
             }
         }
         output
+    }
+}
+
+/// Rotary positions: channel `j` of `d` turns with channel `j + d/2`, by `t theta^(-2j/d)`.
+pub(super) fn rotate(channels: &mut [f64], t: usize, theta: f64) {
+    let (width, half) = (channels.len() as f64, channels.len() / 2);
+    for j in 0..half {
+        let angle = t as f64 * theta.powf(-2.0 * j as f64 / width);
+        let (a, b) = (channels[j], channels[j + half]);
+        channels[j] = a * angle.cos() - b * angle.sin();
+        channels[j + half] = b * angle.cos() + a * angle.sin();
     }
 }
 

@@ -5,7 +5,7 @@
 use bheval_abi::Failure;
 use serde::Deserialize;
 
-use super::layers::{Heads, Linear, RmsNorm, Rows, add};
+use super::layers::{Heads, Linear, RmsNorm, Rows, add, rotate};
 use super::{Architecture, Folder};
 
 /// A llama, opened as [`super::Reference`]`<Llama>`.
@@ -83,9 +83,13 @@ impl Architecture for Llama {
     }
 
     fn states(&self, tokens: &[u32]) -> Rows {
+        self.states_padded(tokens, tokens.len())
+    }
+
+    fn states_padded(&self, tokens: &[u32], padding: usize) -> Rows {
         let mut rows: Rows = tokens.iter().map(|&t| self.embedding[t as usize].clone()).collect();
         for layer in &self.layers {
-            let branch = layer.attention(&layer.attention_norm.apply_rows(&rows));
+            let branch = layer.attention(&layer.attention_norm.apply_rows(&rows), padding);
             add(&mut rows, branch);
             let branch = layer.mlp(&layer.mlp_norm.apply_rows(&rows));
             add(&mut rows, branch);
@@ -129,25 +133,18 @@ fn layer(folder: &Folder, config: &Config, index: usize) -> Result<Layer, Failur
 }
 
 impl Layer {
-    fn attention(&self, rows: &[Vec<f64>]) -> Rows {
+    fn attention(&self, rows: &[Vec<f64>], padding: usize) -> Rows {
         let queries = self.rotated(self.query.apply_rows(rows));
         let keys = self.rotated(self.key.apply_rows(rows));
         let values = self.value.apply_rows(rows);
-        self.output.apply_rows(&self.heads.attend(&queries, &keys, &values))
+        self.output.apply_rows(&self.heads.attend_before(&queries, &keys, &values, padding))
     }
 
-    /// Rotary positions: channel `j` of a head turns with channel `j + width/2`, by `t theta^(-2j/width)`.
+    /// Rotary positions, head by head.
     fn rotated(&self, mut rows: Rows) -> Rows {
         let width = self.heads.width;
         for (t, row) in rows.iter_mut().enumerate() {
-            for head in row.chunks_exact_mut(width) {
-                for j in 0..width / 2 {
-                    let angle = t as f64 * self.rope_theta.powf(-2.0 * j as f64 / width as f64);
-                    let (a, b) = (head[j], head[j + width / 2]);
-                    head[j] = a * angle.cos() - b * angle.sin();
-                    head[j + width / 2] = b * angle.cos() + a * angle.sin();
-                }
-            }
+            row.chunks_exact_mut(width).for_each(|head| rotate(head, t, self.rope_theta));
         }
         rows
     }

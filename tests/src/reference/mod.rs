@@ -5,7 +5,9 @@
 
 mod bert;
 mod chain;
+pub mod distillation;
 mod gpt2;
+mod gpt_neox;
 mod layers;
 mod llama;
 mod lstm;
@@ -27,6 +29,7 @@ use rayon::prelude::*;
 
 pub use bert::{Bert, Roberta};
 use chain::Chain;
+pub use gpt_neox::GptNeox;
 pub use gpt2::Gpt2;
 pub use layers::{Linear, Rows};
 pub use llama::Llama;
@@ -59,6 +62,12 @@ pub trait Architecture: Send + Sync + Sized + 'static {
 
     /// States as the head takes them, one row a token. Tokens and length are in range.
     fn states(&self, tokens: &[u32]) -> Rows;
+
+    /// As [`Architecture::states`], where the tokens from `padding` on are padding on the right. Attention leaves it out, as
+    /// the mask of transformers says; a recurrence knows no mask here and reads it as any token.
+    fn states_padded(&self, tokens: &[u32], _padding: usize) -> Rows {
+        self.states(tokens)
+    }
 
     /// From a state to the logits of the token that follows, or of the token itself where the model is a masked one.
     fn head(&self) -> &Linear;

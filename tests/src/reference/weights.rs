@@ -1,5 +1,6 @@
-//! A model's folder: `config.json` and one `model.safetensors`.
+//! A model's folder: `config.json`, and `model.safetensors` or the shards that its index names.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use bheval_abi::{Failure, Status};
@@ -12,7 +13,7 @@ use super::layers::{LayerNorm, Linear, Rows};
 pub struct Folder {
     path: PathBuf,
     config: serde_json::Value,
-    bytes: Vec<u8>,
+    shards: Vec<Vec<u8>>,
 }
 
 impl Folder {
@@ -31,7 +32,11 @@ impl Folder {
             let text = format!("{} holds a model of type {}", path.display(), config["model_type"]);
             return Err(Failure::new(Status::UNSUPPORTED, text));
         }
-        Ok(Self { path: path.to_owned(), config, bytes: read("model.safetensors")? })
+        let shards = match std::fs::read(path.join("model.safetensors.index.json")) {
+            Ok(index) => shard_names(&index)?.iter().map(|name| read(name)).collect::<Result<_, _>>()?,
+            Err(_) => vec![read("model.safetensors")?],
+        };
+        Ok(Self { path: path.to_owned(), config, shards })
     }
 
     /// The settings that `T` names.
@@ -51,8 +56,10 @@ impl Folder {
 
     /// Number of values in the file; a tied weight is stored once.
     pub(super) fn parameters(&self) -> Result<u64, Failure> {
-        let file = self.file()?;
-        Ok(file.iter().map(|(_, tensor)| tensor.shape().iter().product::<usize>() as u64).sum())
+        let size = |file: &SafeTensors<'_>| -> u64 {
+            file.iter().map(|(_, tensor)| tensor.shape().iter().product::<usize>() as u64).sum()
+        };
+        Ok(self.files()?.iter().map(size).sum())
     }
 
     /// The vector of this name and length.
@@ -108,19 +115,28 @@ impl Folder {
         wanted.then(|| self.vector(name, len)).transpose()
     }
 
-    fn file(&self) -> Result<SafeTensors<'_>, Failure> {
-        SafeTensors::deserialize(&self.bytes)
-            .map_err(|e| Failure::model(format!("{}/model.safetensors: {e}", self.path.display())))
+    fn files(&self) -> Result<Vec<SafeTensors<'_>>, Failure> {
+        let broken = |e| Failure::model(format!("weights in {}: {e}", self.path.display()));
+        self.shards.iter().map(|bytes| SafeTensors::deserialize(bytes).map_err(broken)).collect()
     }
 
     fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f64>, Failure> {
         let wrong = |what: String| Failure::model(format!("{}: tensor {name} {what}", self.path.display()));
-        let file = self.file()?;
-        let tensor = file.tensor(name).map_err(|e| wrong(format!("can't be read: {e}")))?;
+        let files = self.files()?;
+        let tensor = files.iter().find_map(|file| file.tensor(name).ok());
+        let tensor = tensor.ok_or_else(|| wrong("is missing".to_owned()))?;
         if tensor.dtype() != Dtype::F32 || tensor.shape() != shape {
             return Err(wrong(format!("is {:?} {:?}, not F32 {shape:?}", tensor.dtype(), tensor.shape())));
         }
         let (words, _) = tensor.data().as_chunks();
         Ok(words.iter().map(|&word| f64::from(f32::from_le_bytes(word))).collect())
     }
+}
+
+/// The files of the tensors, each once.
+fn shard_names(index: &[u8]) -> Result<BTreeSet<String>, Failure> {
+    let broken = || Failure::model("the index of the weights has no `weight_map`");
+    let index: serde_json::Value = serde_json::from_slice(index).map_err(|_| broken())?;
+    let map = index["weight_map"].as_object().ok_or_else(broken)?;
+    Ok(map.values().filter_map(|shard| shard.as_str().map(str::to_owned)).collect())
 }

@@ -13,25 +13,39 @@ use crate::layers::transformer::{Arrangement, Block, Embedding, Finish, Transfor
 use crate::ops::attention::Heads;
 use crate::weights::{Weights, floats};
 
-/// Sizes and switches, as `config.json` states them.
-struct Config {
-    width: usize,
-    inner: usize,
-    layers: usize,
-    heads: Heads,
-    vocab: usize,
-    context: usize,
-    eps: f64,
-    tied: bool,
-    activation: Activation,
+/// What `config.json` says of a GPT-2.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Config {
+    /// Columns of the hidden states.
+    pub width: usize,
+    /// Columns inside the MLP.
+    pub inner: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// How a row splits into heads.
+    pub heads: Heads,
+    /// Tokens.
+    pub vocab: usize,
+    /// Longest sequence.
+    pub context: usize,
+    /// ε of every norm.
+    pub eps: f64,
+    /// Whether the head is the embedding.
+    pub tied: bool,
+    /// Between the layers of the MLP.
+    pub activation: Activation,
     /// Whether products of queries and keys are divided by the root of the head's width.
-    scaled: bool,
+    pub scaled: bool,
     /// Whether they are divided by the layer's number, too.
-    by_layer: bool,
+    pub by_layer: bool,
 }
 
 impl Config {
-    fn read(keys: &Keys<'_>) -> Result<Self, Failure> {
+    /// Reads the keys.
+    ///
+    /// # Errors
+    /// A key that is missing or wrong, or a variant that is not implemented.
+    pub fn read(keys: &Keys<'_>) -> Result<Self, Failure> {
         keys.only("add_cross_attention", &json!(false))?;
         // transformers takes either name, and lets one win silently.
         for (own, general) in
@@ -56,7 +70,9 @@ impl Config {
         })
     }
 
-    fn scale(&self, l: usize) -> f32 {
+    /// What products of queries and keys are multiplied with in layer `l`.
+    #[must_use]
+    pub fn scale(&self, l: usize) -> f32 {
         let scale = if self.scaled { (self.heads.dim as f64).powf(-0.5) } else { 1.0 };
         (if self.by_layer { scale / (l + 1) as f64 } else { scale }) as f32
     }

@@ -15,24 +15,41 @@ use crate::layers::transformer::{Arrangement, Block, Embedding, Finish, Transfor
 use crate::ops::attention::Heads;
 use crate::weights::{Weights, floats};
 
-/// Sizes and switches, as `config.json` states them.
-struct Config {
-    width: usize,
-    inner: usize,
-    layers: usize,
-    heads: Heads,
-    vocab: usize,
-    context: usize,
-    eps: f64,
-    tied: bool,
-    bias: bool,
-    parallel: bool,
-    activation: Activation,
-    frequencies: Frequencies,
+/// What `config.json` says of a GPT-NeoX.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Config {
+    /// Columns of the hidden states.
+    pub width: usize,
+    /// Columns inside the MLP.
+    pub inner: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// How a row splits into heads.
+    pub heads: Heads,
+    /// Tokens.
+    pub vocab: usize,
+    /// Longest sequence.
+    pub context: usize,
+    /// ε of every norm.
+    pub eps: f64,
+    /// Whether the head is the embedding.
+    pub tied: bool,
+    /// Whether the layers of attention have biases.
+    pub bias: bool,
+    /// Whether attention and MLP read the same hidden states.
+    pub parallel: bool,
+    /// Between the layers of the MLP.
+    pub activation: Activation,
+    /// Rotary positions.
+    pub frequencies: Frequencies,
 }
 
 impl Config {
-    fn read(keys: &Keys<'_>) -> Result<Self, Failure> {
+    /// Reads the keys.
+    ///
+    /// # Errors
+    /// A key that is missing or wrong, or a variant that is not implemented.
+    pub fn read(keys: &Keys<'_>) -> Result<Self, Failure> {
         let width = keys.required("hidden_size")?;
         let context = keys.size("max_position_embeddings")?.unwrap_or(2048);
         let heads = keys.attention_heads(width, "num_attention_heads", "num_attention_heads", None)?;

@@ -13,23 +13,39 @@ use crate::layers::transformer::{Arrangement, Block, Embedding, Finish, Transfor
 use crate::ops::attention::Heads;
 use crate::weights::{Weights, floats};
 
-/// Sizes and switches, as `config.json` states them.
-struct Config {
-    width: usize,
-    inner: usize,
-    layers: usize,
-    heads: Heads,
-    vocab: usize,
-    context: usize,
-    eps: f64,
-    tied: bool,
-    attention_bias: bool,
-    mlp_bias: bool,
-    frequencies: Frequencies,
+/// What `config.json` says of a Llama.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Config {
+    /// Columns of the hidden states.
+    pub width: usize,
+    /// Columns inside the MLP.
+    pub inner: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// How a row splits into heads.
+    pub heads: Heads,
+    /// Tokens.
+    pub vocab: usize,
+    /// Longest sequence.
+    pub context: usize,
+    /// ε of every norm.
+    pub eps: f64,
+    /// Whether the head is the embedding.
+    pub tied: bool,
+    /// Whether the layers of attention have biases.
+    pub attention_bias: bool,
+    /// Whether those of the MLP have.
+    pub mlp_bias: bool,
+    /// Rotary positions.
+    pub frequencies: Frequencies,
 }
 
 impl Config {
-    fn read(keys: &Keys<'_>) -> Result<Self, Failure> {
+    /// Reads the keys.
+    ///
+    /// # Errors
+    /// A key that is missing or wrong, or a variant that is not implemented.
+    pub fn read(keys: &Keys<'_>) -> Result<Self, Failure> {
         let silu = keys.text("hidden_act")?.is_none_or(|act| act == "silu" || act == "swish");
         if !silu {
             return Err(keys.unsupported("`hidden_act` is not silu, which is what is implemented for llama"));

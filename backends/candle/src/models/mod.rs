@@ -14,6 +14,6 @@ pub mod opt;
 pub mod state_space;
 pub mod xlstm;
 pub mod xlstm_block;
-mod xlstm_config;
+pub mod xlstm_config;
 mod xlstm_mlstm;
 mod xlstm_slstm;

@@ -15,28 +15,45 @@ use crate::ops::attention::Heads;
 use crate::weights::{Weights, floats};
 
 /// The first row of the position table that a token gets.
-const FIRST_POSITION: usize = 2;
+pub const FIRST_POSITION: usize = 2;
 /// ε of every norm; OPT's configuration has no key for it.
-const EPS: f64 = 1e-5;
+pub const EPS: f64 = 1e-5;
 
-/// Sizes and switches, as `config.json` states them.
-struct Config {
-    width: usize,
-    embedding: usize,
-    inner: usize,
-    layers: usize,
-    heads: Heads,
-    vocab: usize,
-    context: usize,
-    tied: bool,
-    bias: bool,
-    activation: Activation,
-    norm_before: bool,
-    final_norm: bool,
+/// What `config.json` says of an OPT.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Config {
+    /// Columns of the hidden states.
+    pub width: usize,
+    /// Columns of the embedding.
+    pub embedding: usize,
+    /// Columns inside the MLP.
+    pub inner: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// How a row splits into heads.
+    pub heads: Heads,
+    /// Tokens.
+    pub vocab: usize,
+    /// Longest sequence.
+    pub context: usize,
+    /// Whether the head is the embedding.
+    pub tied: bool,
+    /// Whether the layers have biases.
+    pub bias: bool,
+    /// Between the layers of the MLP.
+    pub activation: Activation,
+    /// Whether norms stand before attention and MLP, not behind.
+    pub norm_before: bool,
+    /// Whether a norm stands before the head.
+    pub final_norm: bool,
 }
 
 impl Config {
-    fn read(keys: &Keys<'_>) -> Result<Self, Failure> {
+    /// Reads the keys.
+    ///
+    /// # Errors
+    /// A key that is missing or wrong, or a variant that is not implemented.
+    pub fn read(keys: &Keys<'_>) -> Result<Self, Failure> {
         keys.only("layer_norm_elementwise_affine", &json!(true))?;
         let width = keys.required("hidden_size")?;
         let norm_before = keys.switch("do_layer_norm_before", true)?;

@@ -39,39 +39,67 @@ pub struct Xlstm {
     head: Head,
 }
 
+/// What `config.json` says of a model.
 #[derive(Clone, Debug)]
-struct Config {
-    vocab: usize,
-    width: usize,
-    blocks: usize,
-    cells: Cells,
-    norm_eps: f64,
+pub struct Config {
+    /// Tokens.
+    pub vocab: usize,
+    /// Columns of the hidden states.
+    pub width: usize,
+    /// Blocks.
+    pub blocks: usize,
+    /// Heads of each layer's cells.
+    pub heads: usize,
+    /// Channels of a head's queries; keys have as many.
+    pub head_keys: usize,
+    /// Channels of a head's values; output gates have as many.
+    pub head_values: usize,
+    /// What is added to the cells' normaliser.
+    pub eps: f32,
+    /// ε of every norm.
+    pub norm_eps: f64,
     /// Width of the MLP.
-    inner: usize,
-    gate_soft_cap: Option<f32>,
-    output_logit_soft_cap: Option<f32>,
-    bias: bool,
-    fused: bool,
-    tied: bool,
+    pub inner: usize,
+    /// `cap · tanh(gate / cap)` of input and forget gates before their activation.
+    pub gate_soft_cap: Option<f32>,
+    /// The same of logits.
+    pub output_logit_soft_cap: Option<f32>,
+    /// Whether projections and norms have biases; gates always have.
+    pub bias: bool,
+    /// Whether projections are stored together: `qkv_opreact`, `ifgate_preact` and `proj_up_gate_z`.
+    pub fused: bool,
+    /// Whether the head is the embedding.
+    pub tied: bool,
 }
 
 impl Config {
     /// Queries of all heads; there are as many keys.
-    fn keys(&self) -> usize {
-        self.cells.heads * self.cells.keys
+    #[must_use]
+    pub fn keys(&self) -> usize {
+        self.heads * self.head_keys
     }
 
     /// Values of all heads; there are as many output gates.
-    fn values(&self) -> usize {
-        self.cells.heads * self.cells.values
+    #[must_use]
+    pub fn values(&self) -> usize {
+        self.heads * self.head_values
     }
 
     /// Width of `[q | k | v | o]`.
-    fn projected(&self) -> usize {
+    #[must_use]
+    pub fn projected(&self) -> usize {
         2 * self.keys() + 2 * self.values()
     }
 
-    fn read(keys: &Keys<'_>) -> Result<Self, Failure> {
+    fn cells(&self) -> Cells {
+        Cells { heads: self.heads, keys: self.head_keys, values: self.head_values, eps: self.eps, start: 0.0 }
+    }
+
+    /// Reads and checks the keys.
+    ///
+    /// # Errors
+    /// What is missing, of the wrong kind or not supported.
+    pub fn read(keys: &Keys<'_>) -> Result<Self, Failure> {
         // transformers norms in any case, the package `xlstm` that it may load instead does not.
         keys.only("add_out_norm", &json!(true))?;
         let width = one_of(keys, "hidden_size", "embedding_dim")?;
@@ -89,13 +117,10 @@ impl Config {
             vocab: keys.required("vocab_size")?,
             width,
             blocks: one_of(keys, "num_blocks", "num_hidden_layers")?,
-            cells: Cells {
-                heads,
-                keys: qk / heads,
-                values: v / heads,
-                eps: keys.epsilon("eps")?.unwrap_or(1e-6) as f32,
-                start: 0.0,
-            },
+            heads,
+            head_keys: qk / heads,
+            head_values: v / heads,
+            eps: keys.epsilon("eps")?.unwrap_or(1e-6) as f32,
             norm_eps: keys.epsilon("norm_eps")?.unwrap_or(1e-6),
             inner: mlp_width(keys, width)?,
             gate_soft_cap: cap(keys, "gate_soft_cap", 15.0)?,
@@ -243,7 +268,7 @@ fn block(loader: &mut Loader, config: &Config, index: usize) -> Result<Block, Fa
     let layer = |part: &str| named(&format!("mlstm_layer.{part}"));
     let mut stacked =
         |names: &[String], outputs: &[usize], bias: bool| loader.stacked(names, width, outputs, bias);
-    let (heads, inner) = (config.cells.heads, config.inner);
+    let (heads, inner) = (config.heads, config.inner);
     let (qkvo, gates, gate_up) = if config.fused {
         let qkvo = stacked(&[layer("qkv_opreact")], &[config.projected()], bias)?;
         let gates = stacked(&[layer("ifgate_preact")], &[2 * heads], true)?;
@@ -282,13 +307,13 @@ impl Body for Xlstm {
 
     fn row_bytes(&self) -> u64 {
         let config = &self.config;
-        4 * (config.projected() + 2 * config.cells.heads + config.values()) as u64
+        4 * (config.projected() + 2 * config.heads + config.values()) as u64
     }
 
     fn thread_bytes(&self) -> u64 {
         let config = &self.config;
         let scratch = 2 * config.width.max(config.values()) + 3 * config.inner;
-        4 * (BLOCK_ROWS * scratch + 17 * config.cells.state()) as u64
+        4 * (BLOCK_ROWS * scratch + 17 * config.cells().state()) as u64
     }
 
     fn last(&self, isa: Isa, h: &[f32], x: &mut [f32]) {
@@ -300,7 +325,7 @@ impl Network for Xlstm {
     fn hidden(&self, isa: Isa, walk: &Walk, tokens: &[u32], space: &mut Space, h: &mut [f32]) {
         let (config, rows) = (&self.config, walk.len());
         space.projected.resize(rows * config.projected(), 0.0);
-        space.gates.resize(rows * 2 * config.cells.heads, 0.0);
+        space.gates.resize(rows * 2 * config.heads, 0.0);
         space.read.resize(rows * config.values(), 0.0);
         embed(&self.embeddings, tokens, h);
         for block in &self.blocks {
@@ -309,7 +334,7 @@ impl Network for Xlstm {
             let columns = |first| Columns { x: projected, width: config.projected(), first };
             let (k, v) = (config.keys(), 2 * config.keys());
             let inputs = Inputs { q: columns(0), k: columns(k), v: columns(v), gates };
-            mlstm(isa, walk, config.cells, inputs, read);
+            mlstm(isa, walk, config.cells(), inputs, read);
             block.finish(isa, config, space, h);
         }
     }
@@ -319,7 +344,7 @@ impl Block {
     /// Everything that the cells and their gates take from `RMSNorm(h)`.
     fn project(&self, isa: Isa, config: &Config, h: &[f32], space: &mut Space) {
         let projected = space.projected.par_chunks_mut(BLOCK_ROWS * config.projected());
-        let gates = space.gates.par_chunks_mut(BLOCK_ROWS * 2 * config.cells.heads);
+        let gates = space.gates.par_chunks_mut(BLOCK_ROWS * 2 * config.heads);
         let blocks = h.par_chunks(BLOCK_ROWS * config.width).zip(projected.zip(gates));
         blocks.for_each_init(Scratch::default, |s, (h, (projected, gates))| {
             let normed = room(&mut s.a, h.len());
@@ -341,7 +366,7 @@ impl Block {
             let values = config.values();
             let (x, gate) = (room(&mut s.a, count * values), room(&mut s.b, count * values));
             let read = Read { h: &space.read, rows, first, eps: config.norm_eps };
-            read.normed(isa, &self.head_norm, &self.head_bias, config.cells.values, gate, x);
+            read.normed(isa, &self.head_norm, &self.head_bias, config.head_values, gate, x);
             for (row, gate) in (first..).zip(gate.chunks_exact_mut(values)) {
                 let end = (row + 1) * config.projected();
                 gate.copy_from_slice(&space.projected[end - values..end]);

@@ -37,7 +37,8 @@ use crate::weights::floats;
 const EPS: f64 = 1e-5;
 
 /// Whether a configuration is that of this design.
-pub(crate) fn is_block_design(keys: &Keys<'_>) -> bool {
+#[must_use]
+pub fn is_block_design(keys: &Keys<'_>) -> bool {
     ["mlstm_block", "slstm_block", "slstm_at"].iter().any(|key| keys.get(key).is_some())
 }
 

@@ -8,57 +8,76 @@ use crate::keys::Keys;
 
 /// A model's sizes and switches.
 #[derive(Debug)]
-pub(super) struct Config {
-    pub(super) vocab: usize,
+pub struct Config {
+    /// Tokens.
+    pub vocab: usize,
     /// `D`
-    pub(super) width: usize,
-    pub(super) blocks: usize,
+    pub width: usize,
+    /// Blocks of either kind.
+    pub blocks: usize,
     /// Blocks that are sLSTM; all of them where it is none.
     slstm_at: Option<Vec<usize>>,
     /// Whether the mLSTM's projections have biases.
-    pub(super) bias: bool,
-    pub(super) tied: bool,
-    pub(super) post_norm: bool,
-    pub(super) matrix: Option<Matrix>,
-    pub(super) scalar: Option<Scalar>,
+    pub bias: bool,
+    /// Whether the head is the embedding.
+    pub tied: bool,
+    /// Whether a norm follows the last block.
+    pub post_norm: bool,
+    /// What mLSTM blocks are, where there may be some.
+    pub matrix: Option<Matrix>,
+    /// What sLSTM blocks are, likewise.
+    pub scalar: Option<Scalar>,
 }
 
 /// An mLSTM block's.
 #[derive(Debug)]
-pub(super) struct Matrix {
-    pub(super) heads: usize,
-    pub(super) inner: usize,
-    pub(super) taps: usize,
+pub struct Matrix {
+    /// Heads of the cells.
+    pub heads: usize,
+    /// Channels between the projections up and down.
+    pub inner: usize,
+    /// Taps of the convolution.
+    pub taps: usize,
     /// Channels of a block of the projections to q, k and v.
-    pub(super) projected: usize,
+    pub projected: usize,
 }
 
 /// An sLSTM block's.
 #[derive(Debug)]
-pub(super) struct Scalar {
-    pub(super) heads: usize,
+pub struct Scalar {
+    /// Heads of the cells.
+    pub heads: usize,
     /// Taps of the convolution, or none.
-    pub(super) taps: Option<usize>,
-    pub(super) norm_weight: bool,
-    pub(super) mlp: Option<Mlp>,
+    pub taps: Option<usize>,
+    /// Whether the norm of the cells' outputs has a weight.
+    pub norm_weight: bool,
+    /// The MLP that follows, if one does.
+    pub mlp: Option<Mlp>,
 }
 
 /// The gated MLP of an sLSTM block.
 #[derive(Debug)]
-pub(super) struct Mlp {
-    pub(super) inner: usize,
-    pub(super) activation: Activation,
-    pub(super) bias: bool,
+pub struct Mlp {
+    /// Width of gate and branch.
+    pub inner: usize,
+    /// What the gate goes through.
+    pub activation: Activation,
+    /// Whether both projections have biases.
+    pub bias: bool,
 }
 
 impl Config {
-    /// The kind of a block.
-    pub(super) fn is_scalar(&self, block: usize) -> bool {
+    /// Whether a block is sLSTM.
+    #[must_use]
+    pub fn is_scalar(&self, block: usize) -> bool {
         self.slstm_at.as_ref().is_none_or(|at| at.contains(&block))
     }
 
     /// Reads and checks the keys.
-    pub(super) fn read(keys: &Keys<'_>) -> Result<Self, Failure> {
+    ///
+    /// # Errors
+    /// What is missing, of the wrong kind or not supported.
+    pub fn read(keys: &Keys<'_>) -> Result<Self, Failure> {
         let width = keys.required("embedding_dim")?;
         let blocks = keys.required("num_blocks")?;
         let described = |key: &str| keys.get(key).is_some();

@@ -8,7 +8,11 @@ mod lstm;
 mod mamba;
 mod mamba2;
 mod opt;
+mod recipe;
+mod state_space;
+mod transformer;
 mod xlstm;
+mod xlstm_block;
 
 use std::path::Path;
 

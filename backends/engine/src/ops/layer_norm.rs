@@ -120,7 +120,7 @@ impl Kernel for Block<'_> {
 
 /// Writes `x̂`; returns `1 / sqrt(variance + ε)`.
 #[inline(always)]
-fn normalise(x: &[f32], eps: f64, normed: &mut [f32]) -> f32 {
+pub(crate) fn normalise(x: &[f32], eps: f64, normed: &mut [f32]) -> f32 {
     let mean = (lane_sum(x, |sum, x| sum + x) / x.len() as f64) as f32;
     for (y, x) in normed.iter_mut().zip(x) {
         *y = x - mean;
@@ -135,7 +135,7 @@ fn normalise(x: &[f32], eps: f64, normed: &mut [f32]) -> f32 {
 
 /// `mean(w ⊙ dy)` and `mean(w ⊙ dy ⊙ x̂)`, in lanes.
 #[inline(always)]
-fn means(dy: &[f32], w: &[f32], normed: &[f32]) -> (f32, f32) {
+pub(crate) fn means(dy: &[f32], w: &[f32], normed: &[f32]) -> (f32, f32) {
     const LANES: usize = bheval_kernels::LANES;
     let (mut plain, mut along) = ([0.0f32; LANES], [0.0f32; LANES]);
     for ((dy, w), x) in dy.chunks(LANES).zip(w.chunks(LANES)).zip(normed.chunks(LANES)) {

@@ -5,6 +5,7 @@ use bheval_kernels::product::{View, ViewMut, product};
 use rayon::prelude::*;
 
 use crate::ops::rows::{sum_over_rows, task_rows};
+use crate::ops::selection::Columns;
 use crate::parameters::Parameter;
 use crate::tape::{Back, Operation, Tape, Value};
 
@@ -44,19 +45,27 @@ impl Linear {
 
 /// `x Wᵀ + b`, `[rows, outputs]`.
 pub fn linear(tape: &mut Tape<'_>, x: Value, layer: Linear) -> Value {
+    let x = Columns::all(tape, x);
+    apply(tape, x, layer, None)
+}
+
+/// As [`linear`], of some columns of a value.
+pub fn linear_columns(tape: &mut Tape<'_>, x: Columns, layer: Linear) -> Value {
     apply(tape, x, layer, None)
 }
 
 /// `residual + x Wᵀ + b`. The residual's gradient is passed on without a copy.
 pub fn linear_residual(tape: &mut Tape<'_>, residual: Value, x: Value, layer: Linear) -> Value {
+    let x = Columns::all(tape, x);
     apply(tape, x, layer, Some(residual))
 }
 
-fn apply(tape: &mut Tape<'_>, x: Value, layer: Linear, residual: Option<Value>) -> Value {
+fn apply(tape: &mut Tape<'_>, x: Columns, layer: Linear, residual: Option<Value>) -> Value {
     let (setting, rows) = (tape.setting, tape.setting.rows());
     let mut y = tape.output(layer.outputs);
     let store = start(tape, residual, layer.bias, &mut y);
-    let (a, w) = (View::new(tape.get(x), rows, layer.inputs), layer.view(tape.parameter(layer.weight)));
+    let a = x.view(tape.get(x.value), rows);
+    let w = layer.view(tape.parameter(layer.weight));
     let c = ViewMut::new(&mut y, rows, layer.outputs);
     product(setting.isa, setting.precision, a, w.t(), store, c);
     tape.push(y, |y| Record { x, y, layer, residual })
@@ -82,7 +91,7 @@ fn start(tape: &Tape<'_>, residual: Option<Value>, bias: Option<Parameter>, y: &
 }
 
 struct Record {
-    x: Value,
+    x: Columns,
     y: Value,
     layer: Linear,
     residual: Option<Value>,
@@ -100,15 +109,15 @@ impl Operation for Record {
 }
 
 /// `dx = dy W`, `dW = dyᵀ x`, `db = Σ dy`.
-fn gradients(back: &mut Back<'_, '_>, x: Value, layer: Linear, dy: &[f32]) {
-    let (setting, rows) = (back.setting(), back.setting().rows());
+fn gradients(back: &mut Back<'_, '_>, x: Columns, layer: Linear, dy: &[f32]) {
+    let (setting, rows, width) = (back.setting(), back.setting().rows(), back.width(x.value));
     let g = View::new(dy, rows, layer.outputs);
-    let (store, mut dx) = back.open(x);
-    let c = ViewMut::new(&mut dx, rows, layer.inputs);
+    let (store, mut dx) = x.open(back);
+    let c = ViewMut::with_stride(&mut dx[x.first..], rows, layer.inputs, width);
     product(setting.isa, setting.precision, g, layer.view(back.parameter(layer.weight)), store, c);
-    back.close(x, dx);
+    back.close(x.value, dx);
     let (store, mut dw) = back.open_parameter(layer.weight);
-    let a = View::new(back.get(x), rows, layer.inputs);
+    let a = x.view(back.get(x.value), rows);
     match layer.layout {
         Layout::OutIn => {
             let c = ViewMut::new(&mut dw, layer.outputs, layer.inputs);
@@ -153,6 +162,28 @@ mod tests {
             r[n] + b[o] + (0..inputs).map(|i| x[row * inputs + i] * at(o, i)).sum::<f64>()
         };
         (0..r.len()).map(one).collect()
+    }
+
+    #[test]
+    fn columns_of_a_wider_value() {
+        let (rows, inputs, outputs, width) = (6, 5, 3, 9);
+        let case = Case {
+            setting: setting(2, 3),
+            inputs: &[normal(rows * width, 1.0, 1)],
+            parameters: &[normal(inputs * outputs, 1.0, 3), normal(outputs, 1.0, 4)],
+            tolerance: 1e-6,
+        };
+        hold(
+            &case,
+            |tape, x, p| {
+                let layer = Linear { weight: p[0], bias: Some(p[1]), inputs, outputs, layout: Layout::OutIn };
+                linear_columns(tape, Columns { value: x[0], first: 2, width: inputs }, layer)
+            },
+            |x, p| {
+                let some: Vec<f64> = x[0].chunks(width).flat_map(|row| row[2..7].to_vec()).collect();
+                twin(Layout::OutIn, &some, &vec![0.0; rows * outputs], &p[0], &p[1])
+            },
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::path::PathBuf;
 
-use bheval_abi::Backend;
+use bheval_abi::{Backend, HeadValues};
 
 use crate::model::Opened;
 use crate::{Error, Forest, Library, MaskedBatch, ModelInfo, ModelOptions, Scored, Source};
@@ -69,6 +69,14 @@ impl Opened for Remote {
     }
 
     fn score_masked(&mut self, _: &MaskedBatch) -> Result<Scored, Error> {
+        match self.0 {}
+    }
+
+    fn head(&mut self, _vocab: usize) -> Result<HeadValues, Error> {
+        match self.0 {}
+    }
+
+    fn hidden(&mut self, _forest: &Forest, _len: usize) -> Result<Vec<f32>, Error> {
         match self.0 {}
     }
 

@@ -4,11 +4,13 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use bheval_abi::{HeadValues, Status};
+
 use super::message::{Loaded, Reply, Request};
 use super::process::{Death, Launch, Process};
 use super::refusal::Refusal;
 use super::wire::Fault;
-use crate::model::Opened;
+use crate::model::{Opened, refused};
 use crate::{Error, Forest, Library, MaskedBatch, ModelInfo, ModelOptions, Scored, Source};
 
 /// So many calls in a row may end in a worker's death before asking again makes no sense: 18 of them single out one of
@@ -227,6 +229,14 @@ impl Opened for Remote {
         })
     }
 
+    fn head(&mut self, _vocab: usize) -> Result<HeadValues, Error> {
+        Err(no_hidden(&self.library))
+    }
+
+    fn hidden(&mut self, _forest: &Forest, _len: usize) -> Result<Vec<f32>, Error> {
+        Err(no_hidden(&self.library))
+    }
+
     fn crashes(&self) -> u64 {
         self.crashes
     }
@@ -246,6 +256,12 @@ impl Drop for Remote {
             process.close();
         }
     }
+}
+
+/// Hidden states do not cross the socket: they are for teachers, whose logits are at hand all the same.
+fn no_hidden(library: &Library) -> Error {
+    let text = "hidden states are not handed out by a backend in a process of its own; use logits, or leave --isolate out";
+    refused(library, "give hidden states", Status::UNSUPPORTED, text.to_owned())
 }
 
 fn workers(library: &Library) -> Result<&Workers, Error> {

@@ -95,7 +95,7 @@ mod tests {
             let blank = |l: &&str| l.trim().is_empty();
             let lines: Vec<_> = text.lines().collect();
             let expected: Vec<_> =
-                lines.split(|l| blank(&l)).filter(|d| !d.is_empty()).map(|d| d.join("\n")).collect();
+                lines.split(blank).filter(|d| !d.is_empty()).map(|d| d.join("\n")).collect();
             prop_assert_eq!(texts(&text, None), expected);
         }
 

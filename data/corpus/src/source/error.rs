@@ -32,8 +32,8 @@ pub enum Fault {
     Line {
         /// Why.
         kind: LineErrorKind,
-        /// What the file is packed with.
-        packed: Option<&'static str>,
+        /// What the file is packed with, and the bytes of it that were read.
+        packed: Option<(&'static str, u64)>,
         /// What its first bytes are the mark of, where its name says otherwise.
         looks_like: Option<&'static str>,
     },
@@ -109,14 +109,15 @@ impl fmt::Display for Fault {
 fn fmt_line(
     f: &mut fmt::Formatter<'_>,
     kind: &LineErrorKind,
-    packed: Option<&str>,
+    packed: Option<(&str, u64)>,
     looks_like: Option<&str>,
 ) -> fmt::Result {
     match (kind, packed) {
-        (LineErrorKind::Io(e), Some(packer)) => {
+        (LineErrorKind::Io(e), Some((packer, bytes))) => {
             write!(
                 f,
-                "the {packer} data can't be unpacked from here on ({e}); it is cut short or damaged: copy or fetch it again"
+                "the {packer} data can't be unpacked from here on, which is at or before byte {bytes} of the file ({e}); it is cut \
+                 short or damaged: copy or fetch it again"
             )
         }
         (LineErrorKind::TooLong { .. }, _) => {

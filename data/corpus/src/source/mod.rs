@@ -7,6 +7,7 @@ mod unpack;
 
 pub use error::{Fault, SourceError};
 pub use reader::{DocumentReader, Finished, RawDocument, SourceFile, Watch};
+pub(crate) use reader::{changed, is_text_name, unchanged};
 
 /// The most bytes of a line of text, and of a document.
 pub const DOCUMENT_LIMIT: usize = 8 << 20;

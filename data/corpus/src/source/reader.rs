@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bheval_data::digest::Digesting;
@@ -108,7 +109,7 @@ impl DocumentReader {
     ///
     /// # Errors
     /// The first fault of the file. Nothing is to be read behind it.
-    pub fn next(&mut self) -> Result<Option<RawDocument>, SourceError> {
+    pub fn read(&mut self) -> Result<Option<RawDocument>, SourceError> {
         loop {
             if let Form::Rows { waiting } = &mut self.form
                 && let Some(document) = waiting.pop()
@@ -149,7 +150,8 @@ impl DocumentReader {
         let unpacked = self.packing == Packing::Plain;
         let start = unpacked.then(|| start_of(&self.source.path).ok()).flatten();
         let looks_like = start.and_then(|start| Packing::marked(&start));
-        let fault = Fault::Line { kind, packed: self.packing.name(), looks_like };
+        let packed = self.packing.name().map(|name| (name, self.stored.count()));
+        let fault = Fault::Line { kind, packed, looks_like };
         SourceError { file: self.source.path.clone(), line, fault }
     }
 }
@@ -223,25 +225,35 @@ pub type Watch = Arc<dyn Fn(u64) + Send + Sync>;
 
 /// The stored bytes of a file on their way to an unpacker, digested and counted. Shared, since the unpacker keeps its reader.
 #[derive(Clone)]
-struct Stored(Arc<Mutex<Option<Digesting<File>>>>, Option<Watch>);
+struct Stored {
+    file: Arc<Mutex<Option<Digesting<File>>>>,
+    count: Arc<AtomicU64>,
+    watch: Option<Watch>,
+}
 
 impl Stored {
     fn new(file: File, watch: Option<Watch>) -> Self {
-        Self(Arc::new(Mutex::new(Some(Digesting::new(file)))), watch)
+        Self { file: Arc::new(Mutex::new(Some(Digesting::new(file)))), count: Arc::default(), watch }
+    }
+
+    /// Bytes that were read.
+    fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
     }
 
     fn digest(&self) -> (u64, String) {
-        let taken = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let taken = self.file.lock().unwrap_or_else(PoisonError::into_inner).take();
         taken.map(Digesting::finish).expect("a digest is taken once")
     }
 }
 
 impl Read for Stored {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let count = file.as_mut().map_or(Ok(0), |file| file.read(buffer))?;
         drop(file);
-        if let Some(watch) = &self.1 {
+        self.count.fetch_add(count as u64, Ordering::Relaxed);
+        if let Some(watch) = &self.watch {
             watch(count as u64);
         }
         Ok(count)
@@ -255,10 +267,12 @@ pub(crate) fn is_text_name(name: &str) -> bool {
         || [".txt", ".jsonl", ".ndjson", ".text"].iter().any(|end| strip(inner, end).is_some())
 }
 
+/// The error of a file that is another than when it was read first.
+pub(crate) fn changed(path: &Path) -> SourceError {
+    SourceError { file: path.to_owned(), line: 0, fault: Fault::Changed }
+}
+
 /// The digest of a whole source that was read before must be the one found now.
 pub(crate) fn unchanged(path: &Path, before: &Finished, now: &Finished) -> Result<(), SourceError> {
-    if before == now {
-        return Ok(());
-    }
-    Err(SourceError { file: path.to_owned(), line: 0, fault: Fault::Changed })
+    if before == now { Ok(()) } else { Err(changed(path)) }
 }

@@ -1,7 +1,5 @@
 use super::*;
-use crate::check::{Case, hold, normal, setting};
-use crate::parameters::{Gradients, Init, Parameters};
-use crate::pool::Pool;
+use crate::check::{Case, hold, normal, same_bits, setting};
 
 /// The recurrence, token by token.
 fn twin(batch: usize, steps: usize, hidden: usize, x: &[f64], p: &[Vec<f64>]) -> Vec<f64> {
@@ -71,36 +69,10 @@ fn saturated_gates_keep_their_gradients() {
     hold_layer(2, 9, (3, 4), 4.0, true);
 }
 
-/// Output and gradients on some threads.
-fn run(threads: usize) -> Vec<Vec<f32>> {
-    let (batch, steps, inputs, hidden) = (3, 7, 20, 150);
-    let (x, p) = numbers(batch * steps, inputs, hidden, 0.3, true);
-    let mut parameters = Parameters::default();
-    let ids: Vec<Parameter> = p
-        .iter()
-        .enumerate()
-        .map(|(i, p)| parameters.matrix(format!("p{i}"), &[p.len()], Init::Values(p.clone())))
-        .collect();
-    parameters.initialise(0);
-    let (mut pool, mut gradients) = (Pool::default(), Gradients::new(&parameters));
-    let threads = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
-    threads.install(|| {
-        let mut tape = Tape::new(setting(batch, steps), &parameters, &mut pool, true);
-        struct Leaf;
-        impl Operation for Leaf {
-            fn backward(self: Box<Self>, _: &mut Back<'_, '_>) {}
-        }
-        let x = tape.push(x, |_| Leaf);
-        let first = lstm(&mut tape, x, layer(&ids, inputs, hidden));
-        let y = tape.get(first).to_vec();
-        tape.backward(first, normal(y.len(), 1.0, 9), &mut gradients);
-        [vec![y], gradients.finish().to_vec()].concat()
-    })
-}
-
 #[test]
 fn the_number_of_threads_changes_no_bit() {
-    let one = run(1);
-    assert!(one.iter().flatten().all(|x| x.is_finite()));
-    assert!(run(2) == one && run(3) == one);
+    let (batch, steps, inputs, hidden) = (3, 7, 20, 150);
+    let (x, p) = numbers(batch * steps, inputs, hidden, 0.3, true);
+    let case = Case { setting: setting(batch, steps), inputs: &[x], parameters: &p, tolerance: 0.0 };
+    same_bits(&case, |tape, x, p| lstm(tape, x[0], layer(p, inputs, hidden)));
 }
