@@ -198,16 +198,4 @@ macro_rules! goldens {
     };
 }
 
-goldens! { lstm mamba mamba2 }
-goldens! {
-    gpt2
-    gpt_neox
-    hgrn2
-    hgrn2_conv
-    llama
-    lstm
-    opt
-}
-goldens! { gpt2 gpt_neox llama lstm opt }
-goldens! { lstm mamba }
-goldens! { gpt2 gpt_neox hgrn2 hgrn2_conv llama lstm opt xlstm }
+goldens! { gpt2 gpt_neox hgrn2 hgrn2_conv llama lstm mamba mamba2 opt xlstm }
