@@ -205,8 +205,8 @@ goldens! {
     hgrn2_conv
     llama
     lstm
+    mamba
+    mamba2
     opt
+    xlstm
 }
-goldens! { gpt2 gpt_neox llama lstm opt }
-goldens! { lstm mamba }
-goldens! { gpt2 gpt_neox hgrn2 hgrn2_conv llama lstm opt xlstm }

@@ -21,7 +21,7 @@ mod view;
 mod x86;
 
 pub use launch::{Isa, Kernel, launch};
-pub use product::{Precision, Store, View, ViewMut, product, product_serial};
+pub use product::{Precision, Right, Store, View, ViewMut, product, product_serial};
 
 /// Lanes of a sum: element `i` belongs to lane `i % LANES`, whatever the width of the machine's registers.
 pub const LANES: usize = 16;

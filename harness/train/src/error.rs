@@ -55,6 +55,8 @@ pub enum Error {
     Tokenizer(TokenizerError),
     /// The backend.
     Backend(bheval_host::Error),
+    /// Teachers.
+    Distill(crate::distill::Error),
     /// What trains, where it is no backend behind the contract.
     Learner {
         /// What it reported.
@@ -160,7 +162,8 @@ from!(
     Data <- bheval_data::Error,
     Corpus <- bheval_corpus::Error,
     Tokenizer <- TokenizerError,
-    Backend <- bheval_host::Error
+    Backend <- bheval_host::Error,
+    Distill <- crate::distill::Error
 );
 
 impl std::error::Error for Error {
@@ -180,6 +183,7 @@ impl fmt::Display for Error {
             Self::Corpus(error) => error.fmt(f),
             Self::Tokenizer(error) => error.fmt(f),
             Self::Backend(error) => error.fmt(f),
+            Self::Distill(error) => error.fmt(f),
             Self::Learner { reason } => f.write_str(reason),
             Self::File { path, action, cause } => {
                 write!(f, "could not {action} {}: {cause}{}", path.display(), advice(cause.kind()))

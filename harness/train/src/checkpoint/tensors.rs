@@ -165,6 +165,15 @@ impl Stored {
         names
     }
 
+    /// The names and shapes of its tensors, sorted.
+    pub(crate) fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let shape = |name: String| {
+            let shape = self.metadata.info(&name).map(|info| info.shape.clone()).unwrap_or_default();
+            (name, shape)
+        };
+        self.names().into_iter().map(shape).collect()
+    }
+
     /// The values of a tensor that must have this shape.
     ///
     /// # Errors

@@ -49,7 +49,7 @@ fn twin(a: &Attention, frequencies: Option<&Frequencies>, steps: usize, x: &[f64
 
 fn make(heads: Heads, layout: Layout, frequencies: Option<&Frequencies>, steps: usize) -> Attention {
     let rotary = frequencies.map(|f| Arc::new(Rotary::new(f, steps)));
-    Attention { heads, layout, scale: 0.6, rotary }
+    Attention { heads, layout, scale: 0.6, rotary, dropout: 0.0 }
 }
 
 fn check(batch: usize, steps: usize, heads: Heads, layout: Layout, frequencies: Option<&Frequencies>) {
