@@ -210,4 +210,3 @@ goldens! {
     opt
     xlstm
 }
-goldens! { gpt2 gpt_neox hgrn2 hgrn2_conv llama lstm mamba mamba2 opt xlstm }

@@ -106,7 +106,8 @@ fn spread(trainer: &mut Trainer, name: &str) -> (f64, f64) {
 fn both_ways_to_start() {
     let folder_now = folder(&json!({"initializer_range": 0.05, "use_short_conv": true}));
     let mut now = start(folder_now.path(), Some(3), Dtype::F32).unwrap();
-    for name in ["model.embeddings", "model.layers.1.attn.q_proj", "model.layers.0.mlp.down_proj", "lm_head"] {
+    for name in ["model.embeddings", "model.layers.1.attn.q_proj", "model.layers.0.mlp.down_proj", "lm_head"]
+    {
         let (deviation, _) = spread(&mut now, &format!("{name}.weight"));
         assert!((deviation - 0.05).abs() < 0.003, "{name}: {deviation}");
     }
@@ -150,7 +151,8 @@ fn what_can_not_be_trained_is_refused() {
 fn the_mlp_layout_of_2024_is_refused() {
     let folder = folder(&json!({"num_hidden_layers": 1}));
     let data = vec![0u8; 2 * 96 * 64 * 4];
-    let gate = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![2 * 96, 64], &data).unwrap();
+    let gate =
+        safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![2 * 96, 64], &data).unwrap();
     let tensors = [("model.layers.0.mlp.gate_proj.weight", gate)];
     safetensors::serialize_to_file(tensors, None, &folder.path().join("model.safetensors")).unwrap();
     let text = start(folder.path(), None, Dtype::F32).err().expect("should be refused").text;
