@@ -235,7 +235,10 @@ fn fmt_not_saved(f: &mut fmt::Formatter<'_>, step: u64, last: Option<&Path>, cau
         Some(last) => write!(f, "The last good one is {}; ", last.display())?,
         None => f.write_str("There is none before it; ")?,
     }
-    f.write_str("make room and give the same command again to go on from it")
+    f.write_str(match cause {
+        Error::Learner { .. } => "the same command goes on from it",
+        _ => "make room and give the same command again to go on from it",
+    })
 }
 
 impl fmt::Display for NotFinite {

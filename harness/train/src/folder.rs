@@ -189,15 +189,20 @@ impl Folder {
     /// Makes the model of a step the finished one: written beside, synced, renamed.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// What the system refuses, and weights that are not as they were written.
     pub(crate) fn finish(&self, step: u64, frame: &Frame) -> Result<PathBuf, Error> {
+        let checkpoint = self.checkpoint(step);
+        let from = checkpoint.join(WEIGHTS);
+        let state = State::read(&checkpoint.join(STATE))?;
+        let record =
+            state.files.get(WEIGHTS).ok_or_else(|| Error::damaged(&from, "its record is missing"))?;
+        record.check(&from)?;
         let (model, beside) = (self.model(), self.path.join(".model.tmp"));
         if beside.exists() {
             fs::remove_dir_all(&beside).map_err(Error::file(&beside, "remove"))?;
         }
         fs::create_dir_all(&beside).map_err(Error::file(&beside, "make the folder"))?;
         frame.write(&beside)?;
-        let from = self.checkpoint(step).join(WEIGHTS);
         let weights = beside.join(WEIGHTS);
         fs::copy(&from, &weights).map_err(Error::file(&weights, "write"))?;
         File::open(&weights).and_then(|file| file.sync_all()).map_err(Error::file(&weights, "sync"))?;

@@ -218,6 +218,9 @@ fn summary(plan: &Plan, finished: &Finished) -> String {
             best.loss.exp()
         );
     }
+    if let Some((_, step)) = finished.model.as_ref().filter(|(_, step)| *step != state.step) {
+        text += &format!("\nthe model is that of step {}, the best by its dev loss", grouped(*step));
+    }
     match (&finished.model, &finished.checkpoint) {
         (Some((model, _)), _) => text += &format!("\nbheval eval --model {} --tasks blimp", model.display()),
         (None, Some(checkpoint)) => text += &format!("\ncheckpoint in {}", checkpoint.display()),
