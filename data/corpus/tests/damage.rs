@@ -16,12 +16,12 @@ fn corpus(folder: &Folder) -> PathBuf {
     let out = folder.path("corpus");
     let mut options = options(Mixture::Natural);
     options.dev_share = 0.1;
-    built(&sources(&[("a", &path)]), &tokenizer, &options, 1, &out).unwrap();
+    built(&sources(&[("a", &path)]), &tokenizer, &options, 1, &out).expect("built");
     out
 }
 
 fn told(out: &Path) -> String {
-    Corpus::open(out).unwrap_err().to_string()
+    Corpus::open(out).expect_err("it is refused").to_string()
 }
 
 #[test]

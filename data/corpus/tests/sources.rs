@@ -119,7 +119,8 @@ fn rows_are_refused_with_line_and_column() {
     refused("{\"text\": 3}", &["`text` is not text"]);
     refused("[\"text\"]", &["no field `text`", "none"]);
     refused("{\"body\": \"a\", \"id\": 1}", &["no field `text`", "`body`, `id`", "--field"]);
-    refused(&"[".repeat(100_000), &["recursion"]);
+    refused(&"[".repeat(100_000), &["column 100000", "EOF"]);
+    refused("{\"text\": \"a\"} {}", &["column", "trailing characters"]);
     refused("{\"text\": \"\\ud800\"}", &["column"]);
 }
 

@@ -3,6 +3,7 @@
 mod documents;
 mod error;
 mod reader;
+mod row;
 mod unpack;
 
 pub use error::{Fault, SourceError};
