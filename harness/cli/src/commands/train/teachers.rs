@@ -94,7 +94,7 @@ impl Teachers {
 
     fn make(
         &self,
-        folder: &PathBuf,
+        folder: &Path,
         key: &Key,
         (text, lectern): (Text<'_>, Lectern<'_>),
         stop: &dyn Fn() -> bool,
