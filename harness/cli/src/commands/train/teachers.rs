@@ -1,6 +1,6 @@
 //! `[distill]`: teachers found, opened, or read from what they said before.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
 use bheval_corpus::Corpus;
