@@ -15,8 +15,8 @@ fn asked(words: Option<u64>) -> Asked {
 
 fn shares(text: &str) -> Mixture {
     let one = |one: &str| {
-        let (name, share) = one.split_once('=').unwrap();
-        (name.to_owned(), share.parse().unwrap())
+        let (name, share) = one.split_once('=').expect("NAME=SHARE");
+        (name.to_owned(), share.parse().expect("a share"))
     };
     Mixture::Shares(text.split(',').map(one).collect())
 }
