@@ -92,8 +92,8 @@ fn sums_along<const V: usize>(
     let mut sums = [[[0.0f32; LANES]; V]; ROWS];
     for k in 0..inner {
         let b: [[f32; LANES]; V] = std::array::from_fn(|v| lanes(b, k * columns + v * LANES));
-        for r in 0..ROWS {
-            step(a[r][k], &b, &mut sums[r]);
+        for (a, sums) in a.iter().zip(&mut sums) {
+            step(a[k], &b, sums);
         }
     }
     sums
