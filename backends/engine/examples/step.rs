@@ -2,7 +2,7 @@
 //! line of results, of `../shared/bench/bench_train.py`, so that both can be run in turn. Behind it the processor time of
 //! a step, which other programs on the machine change less.
 //!
-//! `cargo run --release -p bheval-engine --example step -- llama|hgrn2|lstm [--bf16] [--threads N] [--steps N]`
+//! `cargo run --release -p bheval-engine --example step -- llama|hgrn2|lstm|xlstm|xlstm_block [--bf16] [--threads N] [--steps N]`
 #![allow(clippy::print_stdout, clippy::unwrap_used)] // A measurement.
 
 use std::time::Instant;
@@ -28,7 +28,13 @@ fn config(name: &str) -> Value {
         "lstm" => {
             json!({"model_type": "lstm_lm", "embedding_size": 256, "hidden_size": 640, "num_layers": 2})
         }
-        _ => panic!("llama, hgrn2 or lstm"),
+        // The two designs of xLSTM, for which the Python script has no counterpart.
+        "xlstm" => json!({"model_type": "xlstm", "num_heads": 4, "ffn_proj_factor": 2.667}),
+        "xlstm_block" => {
+            json!({"model_type": "xlstm", "embedding_dim": 256, "num_blocks": 8, "slstm_at": [1, 5], "tie_weights": true,
+            "mlstm_block": {"mlstm": {}}, "slstm_block": {"slstm": {"backend": "vanilla"}, "feedforward": {}}})
+        }
+        _ => panic!("llama, hgrn2, lstm, xlstm or xlstm_block"),
     };
     let mut keys = shared;
     keys.as_object_mut().unwrap().extend(own.as_object().unwrap().clone());

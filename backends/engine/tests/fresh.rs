@@ -118,7 +118,7 @@ fn training_does_not_depend_on_the_number_of_threads() {
 #[test]
 fn dropout_is_on_in_training_alone() {
     let batch = Batch::new();
-    let mut nats = |config: &Value, pass: u64, training: bool| {
+    let nats = |config: &Value, pass: u64, training: bool| {
         let mut trainer = create(config, Dtype::F32, 2).unwrap();
         let view = batch.view(pass);
         if training { trainer.accumulate(&view) } else { trainer.evaluate(&view) }.unwrap().nats
