@@ -206,6 +206,7 @@ goldens! {
     llama
     lstm
     mamba
+    mamba2
     opt
     xlstm
 }

@@ -3,6 +3,7 @@
 //! The weights after any step are a function of the plan and the learner's arithmetic alone. Every random choice comes from the
 //! plan's seed and the step's number, so a run that is killed and resumed ends with the same bits.
 
+pub mod card;
 pub mod checkpoint;
 pub mod distill;
 mod due;

@@ -8,6 +8,7 @@ pub(crate) mod blocks;
 pub mod convolution;
 pub mod dropout;
 pub mod embedding;
+pub mod gated_norm;
 pub mod gla;
 pub mod head_norm;
 pub mod joined;
