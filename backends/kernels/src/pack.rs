@@ -6,8 +6,11 @@ use super::tile::{Format, prefetch};
 use super::view::View;
 use super::{Isa, Kernel, bf16, launch};
 
-/// Columns that are transposed together, and words of the inner dimension that all panels get before the next ones.
+/// Columns that are transposed together.
 const SIDE: usize = 8;
+/// Contiguous rows of the source that all panels get before the next ones. Where rows lie a power of two apart they share
+/// the few places of a cache, which hold 8: these and the next, asked for in advance.
+const ROWS: usize = 4;
 
 /// Packs `source[k, n]` into panels of `W` columns, `out[n / W][depth][W]`, the last one padded with zeros.
 pub(crate) fn pack<const W: usize>(isa: Isa, format: Format, source: View<'_>, out: &mut [f32]) {
@@ -49,8 +52,9 @@ fn panels<const W: usize, const P: usize>(
         }
         return;
     }
-    for first in (0..depth).step_by(SIDE) {
-        let words = first..(first + SIDE).min(depth);
+    let step = ROWS / P;
+    for first in (0..depth).step_by(step) {
+        let words = first..(first + step).min(depth);
         for (p, out) in out.chunks_exact_mut(W * depth).enumerate() {
             let out = &mut out.as_chunks_mut().0[words.clone()];
             across::<W, P>(source, first, p * W, out, word);

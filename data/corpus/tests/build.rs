@@ -5,12 +5,13 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use bheval_corpus::build::{Stage, build, is_corpus_file};
 use bheval_corpus::mixture::{Asked, Mixture, PRESETS};
-use bheval_corpus::sources::{Reading, Sources, folder};
-use bheval_corpus::{Corpus, Error};
+use bheval_corpus::sources::{Reading, Sources};
+use bheval_corpus::{Corpus, Error, Target};
 use bheval_data::tokenizer::Tokenizer;
 use support::{
-    Folder, bpe_options, built, contents, data, decoded, options, packed, source, sources, tokenizer,
+    Folder, bpe_options, built, contents, data, decoded, effort, options, packed, source, sources, tokenizer,
 };
 
 /// Documents of `count` different texts; their lengths differ.
@@ -40,7 +41,9 @@ fn ready() -> Ready {
 }
 
 fn shares(text: &[(&str, &str)]) -> Mixture {
-    Mixture::Shares(text.iter().map(|(name, share)| ((*name).to_owned(), share.parse().unwrap())).collect())
+    Mixture::Shares(
+        text.iter().map(|(name, share)| ((*name).to_owned(), share.parse().expect("a share"))).collect(),
+    )
 }
 
 #[test]
@@ -359,17 +362,17 @@ fn the_pile_by_its_own_labels() {
     assert_eq!(record.mixture.source.as_deref(), Some(PRESETS[0].source));
 }
 
-/// Real text: the dev files of BabyLM and the Pile-like mixture, 5 MB.
+/// Real text: prose, articles, code and sums.
 #[test]
 fn real_text_is_cut_as_the_tokenizer_cuts_it_and_comes_back() {
     let here = Folder::new();
-    let mut train = Vec::new();
-    for set in ["babylm-text", "pile-like"] {
-        train.extend(folder(&data(set), Some("dev"), &Reading::default()).unwrap());
-    }
+    let dev = |set: &str, name: &str| source(name, &data(set).join(format!("{name}.dev.txt.zst")));
+    let prose = ["gutenberg", "simple_wiki"].map(|name| dev("babylm-text", name));
+    let other = ["code_python_stdlib", "dm_mathematics"].map(|name| dev("pile-like", name));
+    let train = prose.into_iter().chain(other).collect();
     let sources = Sources { train, ..Sources::default() }.checked().unwrap();
     let paths: Vec<_> = sources.train.iter().map(|s| s.file.path.as_path()).collect();
-    let folder = tokenizer(&here.path("tokenizer"), &paths[..4], &bpe_options(2000));
+    let folder = tokenizer(&here.path("tokenizer"), &paths, &bpe_options(1000));
     let out = here.path("out");
     let record = built(&sources, &folder, &options(Mixture::Natural), 2, &out).unwrap();
     let corpus = Corpus::open(&out).unwrap();
@@ -386,5 +389,26 @@ fn real_text_is_cut_as_the_tokenizer_cuts_it_and_comes_back() {
         assert!(read.contains(text), "{text}");
         let ids = corpus.train().tokens(document.start + 1..end - 1).unwrap();
         assert_eq!(ids, tokenizer.ids(text).unwrap());
+    }
+}
+
+#[test]
+fn text_that_changes_while_it_is_built_is_refused() {
+    let ready = ready();
+    let out = ready.folder.path("out");
+    let target = Target::new(&out, false, "corpus.json", is_corpus_file).unwrap();
+    let path = ready.folder.path("b.txt");
+    for change in [text("beta", 199), text("beta", 201), text("beta", 200).replace("beta 7", "beta 8")] {
+        std::fs::write(&path, text("beta", 200)).unwrap();
+        let stage = |stage| {
+            if stage == Stage::Cutting {
+                std::fs::write(&path, &change).unwrap();
+            }
+        };
+        let options = options(Mixture::Natural);
+        let built = build(&ready.sources, &ready.tokenizer, &options, &effort(2), &target, stage);
+        let told = built.unwrap_err().to_string();
+        assert!(told.contains("b.txt: the file was changed while"), "{told}");
+        assert!(!out.exists());
     }
 }

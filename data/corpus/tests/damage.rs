@@ -1,4 +1,5 @@
 //! Corpora that were damaged, cut short or made up are refused when they are opened or read.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

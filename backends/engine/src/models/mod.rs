@@ -18,6 +18,7 @@ use std::path::Path;
 
 use bheval_abi::Failure;
 use bheval_candle::keys::Keys;
+use bheval_candle::models::state_space::{architecture as original_architecture, is_original};
 use bheval_candle::weights::Weights;
 
 use crate::loss::Head;
@@ -62,11 +63,12 @@ pub struct Model {
 type Build = fn(&Keys<'_>, &mut Parameters) -> Result<Box<dyn Network>, Failure>;
 
 /// The values of `model_type` that can be trained.
-const BUILDERS: [(&str, Build); 9] = [
+const BUILDERS: [(&str, Build); 10] = [
     ("gpt2", gpt2::build),
     ("gpt_neox", gpt_neox::build),
     ("hgrn2", hgrn2::build),
     ("llama", llama::build),
+    ("lstm", lstm::build),
     ("lstm_lm", lstm::build),
     ("mamba", mamba::build),
     ("mamba2", mamba2::build),
@@ -92,7 +94,12 @@ pub const ARCHITECTURES: [&str; BUILDERS.len()] = {
 pub fn build(path: &Path) -> Result<Model, Failure> {
     let file = path.join("config.json");
     let keys = Keys::read(&file)?;
-    let architecture = keys.model_type(&ARCHITECTURES)?.to_owned();
+    // Mamba's own package names no `model_type`.
+    let architecture = match is_original(&keys) {
+        true => original_architecture(&keys)?,
+        false => keys.model_type(&ARCHITECTURES)?,
+    }
+    .to_owned();
     let mut parameters = Parameters::default();
     let build = BUILDERS.iter().find(|(name, _)| *name == architecture).map(|(_, build)| build);
     let build = build.ok_or_else(|| keys.unsupported("this architecture can't be trained"))?;

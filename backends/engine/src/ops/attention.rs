@@ -16,9 +16,9 @@ use bheval_candle::ops::attention::Heads;
 use rayon::prelude::*;
 
 use crate::ops::blocks::{bounds, column_blocks};
+use crate::ops::dropout::seed;
 use crate::ops::rotary::Rotary;
 use crate::tape::{Back, Operation, Tape, Value};
-use bheval_kernels::random::Numbers;
 use dropout::WeightDropout;
 use head::{Gradients, Group, Outputs, Task};
 
@@ -76,10 +76,7 @@ pub fn attention(tape: &mut Tape<'_>, x: Value, attention: Attention) -> Value {
     let mut y = tape.output(heads.queries());
     let group = heads.count / heads.shared;
     let mut sums = tape.buffer(2 * setting.rows() * heads.count);
-    let seed =
-        |pass: u64| Numbers::new(pass ^ (tape.len() as u64).wrapping_mul(0xD134_2543_DE82_EF95)).bits();
-    let pass = setting.dropout.filter(|_| attention.dropout > 0.0);
-    let dropout = pass.map(|pass| WeightDropout::new(seed(pass), attention.dropout));
+    let dropout = seed(tape, attention.dropout).map(|seed| WeightDropout::new(seed, attention.dropout));
     let each = (
         y.par_chunks_mut(setting.steps * heads.queries()),
         sums.par_chunks_mut(2 * setting.steps * heads.count),

@@ -11,5 +11,6 @@ pub(crate) use reader::{changed, is_text_name, unchanged};
 
 /// The most bytes of a line of text, and of a document.
 pub const DOCUMENT_LIMIT: usize = 8 << 20;
-/// The most bytes of a row of JSON Lines, where a letter may take six bytes and other fields stand beside the text.
-pub const ROW_LIMIT: usize = 64 << 20;
+/// The most bytes of a row of JSON Lines: a letter that takes two bytes takes six there, and other fields stand beside the
+/// text.
+pub const ROW_LIMIT: usize = 32 << 20;

@@ -1,6 +1,6 @@
 //! `[distill]`: teachers found, opened, or read from what they said before.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
 use bheval_corpus::Corpus;
@@ -94,7 +94,7 @@ impl Teachers {
 
     fn make(
         &self,
-        folder: &PathBuf,
+        folder: &Path,
         key: &Key,
         (text, lectern): (Text<'_>, Lectern<'_>),
         stop: &dyn Fn() -> bool,
