@@ -306,7 +306,7 @@ fn presets_are_listed_shown_and_used() {
 #[test]
 fn what_can_not_be_trained_is_refused_before_anything_is_written() {
     let bheval = prepared();
-    let cases: [(&[&str], &[&str]); 11] = [
+    let cases: [(&[&str], &[&str]); 12] = [
         (&["--set", "train.bach=3"], &["unknown field `bach`", "`batch`"]),
         (&["--set", "model.hiden_size=3"], &["model.hiden_size is no key of hgrn2", "hidden_size"]),
         (&["--set", "data.corpus=nowhere"], &["nowhere", "bheval corpus build"]),
@@ -314,6 +314,7 @@ fn what_can_not_be_trained_is_refused_before_anything_is_written() {
         (&["--set", "model.hidden_size=33"], &["config.json"]),
         (&["--backend", "ngram"], &["ngram"]),
         (&["--backend", "no-such-backend"], &["no-such-backend"]),
+        (&["--set", "train.precision=f16"], &["unknown variant `f16`", "`bf16`"]),
         (&["--set", "train.initialise=corpus"], &["model.safetensors"]),
         (&["--preset", "no-such"], &["there is none called \"no-such\""]),
         (&["--corpus", "text"], &["text", "corpus.json"]),

@@ -12,9 +12,11 @@ use anyhow::Context;
 use bheval_corpus::Corpus;
 use bheval_data::tokenizer::Tokenizer;
 use bheval_host::Library;
+use bheval_train::Error;
 use bheval_train::checkpoint::{CONFIG, FileRecord, WEIGHTS};
 use bheval_train::folder::Folder;
 use bheval_train::hosted::Hosted;
+use bheval_train::learner::Learner;
 use bheval_train::plan::{Draft, Identity, PRESETS, Plan, Sources, find_preset};
 use bheval_train::scores::Examiner;
 use bheval_train::trainer::{Ending, Finished, Job, Teaching, train};
@@ -78,6 +80,7 @@ fn train_in(
 ) -> anyhow::Result<Outcome> {
     // What can't be trained is found out before anything is written.
     let mut learner = Start::new(args, plan)?.learner()?;
+    plan.check(&learner.info(plan.data.sequence_length)?)?;
     let mut tasks = Tasks::open(args, plan, out)?;
     let identity =
         teachers.map_or_else(|| Identity::of(plan), |teachers| teachers.identify(Identity::of(plan)));
@@ -111,11 +114,20 @@ fn train_in(
     drop(watcher);
     match finished {
         Ok(finished) => present(args, plan, &finished, &signals),
+        Err(error) if is_refusal(&error) => Err(error.into()),
         Err(error) => {
             complain(&error.to_string());
             Ok(Outcome::Failed)
         }
     }
+}
+
+/// Whether nothing was begun.
+fn is_refusal(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Plan { .. } | Error::OtherPlan { .. } | Error::NoCheckpoint { .. } | Error::Unfit { .. }
+    )
 }
 
 /// What a learner is made from: a folder with `config.json`, and the backend for it.
