@@ -1,4 +1,8 @@
-//! GFLOP/s of `product`. Arguments: seconds for each figure, then words that a line must contain.
+//! Speed of the matrix product: GFLOP in a second of processor time, times the number of threads, so that other load on the
+//! machine hardly counts (on Linux; elsewhere in a second of the clock).
+//!
+//! `cargo run --release -p bheval-kernels --example product [SECONDS [WORD...]]`: seconds for each figure, words that a line
+//! must contain. The shapes are those of `bench_train.py matmul`, then those of gradients.
 #![allow(clippy::print_stdout)]
 
 use std::time::Instant;
@@ -7,79 +11,107 @@ use bheval_kernels::random::Numbers;
 use bheval_kernels::{Isa, Precision, Right, Store, View, ViewMut, product};
 use rayon::ThreadPool;
 
-/// Name, m, n, k, whether `a` and `b` lie transposed. The right-hand side of what is called `packed` is packed beforehand.
-type Case = (&'static str, usize, usize, usize, bool, bool);
+/// How the operands lie: `y = x Wᵀ`, `dx = dy W`, `dW = dyᵀ x`, or as the first with `W` packed beforehand.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Layout {
+    Forward,
+    Input,
+    Weight,
+    Packed,
+}
 
-/// The shapes of `bench_train.py matmul` (y = x Wᵀ), then those of the gradients.
-const CASES: [Case; 18] = [
-    ("forward", 4096, 1024, 512, false, true),
-    ("forward", 1024, 1024, 512, false, true),
-    ("forward", 4096, 16384, 256, false, true),
-    ("forward", 2048, 2048, 2048, false, true),
-    ("forward", 256, 512, 512, false, true),
-    ("forward", 4096, 768, 256, false, true),
-    ("dX", 4096, 256, 768, false, false),
-    ("dX", 4096, 256, 16384, false, false),
-    ("dW", 256, 768, 4096, true, false),
-    ("dW", 768, 256, 4096, true, false),
-    ("dW", 16384, 256, 4096, true, false),
-    ("head", 64, 64, 128, false, true),
-    ("step", 16, 2560, 640, false, true),
-    ("packed", 16, 2560, 640, false, true),
-    ("packed", 64, 2560, 640, false, true),
-    ("packed", 4096, 768, 256, false, true),
-    ("packed", 1, 768, 256, false, true),
-    ("row", 1, 768, 256, false, true),
+use Layout::{Forward, Input, Packed, Weight};
+
+/// Layout, m, n, k.
+const CASES: [(Layout, usize, usize, usize); 18] = [
+    (Forward, 4096, 1024, 512),
+    (Forward, 1024, 1024, 512),
+    (Forward, 4096, 16384, 256),
+    (Forward, 2048, 2048, 2048),
+    (Forward, 256, 512, 512),
+    (Forward, 4096, 768, 256),
+    (Input, 4096, 256, 768),
+    (Input, 4096, 256, 16384),
+    (Weight, 256, 768, 4096),
+    (Weight, 768, 256, 4096),
+    (Weight, 16384, 256, 4096),
+    (Forward, 64, 64, 128),
+    (Forward, 16, 2560, 640),
+    (Packed, 16, 2560, 640),
+    (Packed, 64, 2560, 640),
+    (Packed, 4096, 768, 256),
+    (Forward, 1, 768, 256),
+    (Packed, 1, 768, 256),
 ];
+
+/// What is compared between instruction sets.
+const SMALL: (Layout, usize, usize, usize) = (Forward, 128, 256, 256);
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    let seconds = arguments.next().map_or(1.0, |s| s.parse().expect("seconds"));
+    let seconds =
+        arguments.next().map_or(1.0, |s| s.parse().expect("the first argument is a number of seconds"));
     let words: Vec<String> = arguments.collect();
     let pools =
         [1, 2].map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build().expect("threads start"));
-    for case in CASES {
+    let others = Isa::available().into_iter().map(|isa| (SMALL, isa.without_bf16()));
+    for ((layout, m, n, k), isa) in CASES.map(|case| (case, Isa::best())).into_iter().chain(others) {
         for precision in [Precision::F32, Precision::Bf16] {
-            let (name, m, n, k, ..) = case;
-            let line = format!("{name:8} {m:5} x {n:5} x {k:5} {precision:?}");
+            let line = format!("{layout:?} {m} x {n} x {k} {precision:?} {isa:?}");
             if words.iter().all(|w| line.contains(w)) {
-                let speeds: Vec<String> =
-                    pools.iter().map(|p| format!("{:7.1}", measure(case, precision, p, seconds))).collect();
-                println!("{line:34} {} GFLOP/s on 1 and 2 threads", speeds.join(" "));
+                let run = Run { layout, m, n, k, precision, isa };
+                let [one, two] = [0, 1].map(|i| pools[i].install(|| run.measure(&pools[i], seconds)));
+                println!("{layout:8?}{m:6} x {n:5} x {k:5} {precision:5?} {one:7.1} {two:7.1}   {isa:?}");
             }
         }
     }
 }
 
-fn measure((name, m, n, k, a_t, b_t): Case, precision: Precision, pool: &ThreadPool, seconds: f64) -> f64 {
-    let mut numbers = Numbers::new(1);
-    let (a, b) = (numbers.normal(m * k, 1.0), numbers.normal(k * n, 1.0));
-    let a = if a_t { View::new(&a, k, m).t() } else { View::new(&a, m, k) };
-    let b = if b_t { View::new(&b, n, k).t() } else { View::new(&b, k, n) };
-    let mut c = vec![0.0; m * n];
-    pool.install(|| {
-        let right = (name == "packed").then(|| Right::new(Isa::best(), precision, b));
+struct Run {
+    layout: Layout,
+    m: usize,
+    n: usize,
+    k: usize,
+    precision: Precision,
+    isa: Isa,
+}
+
+impl Run {
+    /// GFLOP/s on this pool, for about so many seconds.
+    fn measure(&self, pool: &ThreadPool, seconds: f64) -> f64 {
+        let &Run { layout, m, n, k, precision, isa } = self;
+        let mut numbers = Numbers::new(1);
+        let (a, b, mut c) = (numbers.normal(m * k, 1.0), numbers.normal(k * n, 1.0), vec![0.0; m * n]);
+        let a = if layout == Weight { View::new(&a, k, m).t() } else { View::new(&a, m, k) };
+        let plain = layout == Input || layout == Weight;
+        let b = if plain { View::new(&b, k, n) } else { View::new(&b, n, k).t() };
+        let right = (layout == Packed).then(|| Right::new(isa, precision, b));
         let mut once = || match &right {
             Some(right) => right.product(a, Store::Set, ViewMut::new(&mut c, m, n)),
-            None => product(Isa::best(), precision, a, b, Store::Set, ViewMut::new(&mut c, m, n)),
+            None => product(isa, precision, a, b, Store::Set, ViewMut::new(&mut c, m, n)),
         };
         once();
-        let (start, cpu, mut calls) = (Instant::now(), cpu_seconds(), 0);
+        let (start, mut calls, processor) = (Instant::now(), 0, processor_seconds());
         while start.elapsed().as_secs_f64() < seconds {
             once();
             calls += 1;
         }
-        2.0 * (m * n * k * calls * pool.current_num_threads()) as f64 / (cpu_seconds() - cpu) / 1e9
-    })
+        let threads = pool.current_num_threads() as f64;
+        let time = match (processor, processor_seconds()) {
+            (Some(before), Some(after)) => (after - before) / threads,
+            _ => start.elapsed().as_secs_f64(),
+        };
+        2.0 * (m * n * k * calls) as f64 / time / 1e9
+    }
 }
 
-/// Seconds that the threads of this process have run.
-fn cpu_seconds() -> f64 {
-    let tasks = std::fs::read_dir("/proc/self/task").expect("Linux");
-    let of = |task: std::io::Result<std::fs::DirEntry>| -> f64 {
-        let text =
-            std::fs::read_to_string(task.expect("a thread").path().join("schedstat")).expect("schedstat");
-        text.split(' ').next().and_then(|ns| ns.parse::<f64>().ok()).expect("nanoseconds") / 1e9
+/// Seconds that the threads of this process have run, where the system says so.
+fn processor_seconds() -> Option<f64> {
+    let of = |task: std::fs::DirEntry| -> Option<f64> {
+        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<f64>().ok()
     };
-    tasks.map(of).sum()
+    let nanoseconds: Option<Vec<f64>> =
+        std::fs::read_dir("/proc/self/task").ok()?.flatten().map(of).collect();
+    nanoseconds.map(|n| n.iter().sum::<f64>() / 1e9)
 }
