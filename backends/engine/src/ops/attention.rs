@@ -6,6 +6,7 @@
 
 mod dropout;
 mod head;
+mod rows;
 mod softmax;
 #[cfg(test)]
 mod tests;

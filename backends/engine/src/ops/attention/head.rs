@@ -6,10 +6,11 @@ use std::ops::Range;
 use bheval_kernels::gemm::Store;
 use bheval_kernels::product::{View, ViewMut};
 use bheval_kernels::small::{multiply, padded};
-use bheval_kernels::{Isa, Kernel, LANES, launch};
+use bheval_kernels::{Isa, LANES, launch};
 
 use super::Attention;
 use super::dropout::WeightDropout;
+use super::rows::{Along, Load, Part, Rows, Transpose, Unload};
 use super::softmax::{Block, Softmax, SoftmaxBack};
 use crate::ops::rotary::Rotary;
 use crate::tape::Setting;
@@ -269,123 +270,5 @@ impl<'a> Group<'a> {
     fn transpose_back(&self, from: &[f32], to: &mut [f32]) {
         let from = View::with_stride(from, self.dim, self.steps, self.stride);
         launch(self.isa, Transpose { from, to, stride: self.wide });
-    }
-}
-
-/// Columns, from `column` on, of rows that lie `width` apart.
-#[derive(Clone, Copy)]
-struct Part<'a> {
-    data: &'a [f32],
-    width: usize,
-    column: usize,
-}
-
-impl<'a> Part<'a> {
-    #[inline(always)]
-    fn row(self, t: usize, dim: usize) -> &'a [f32] {
-        &self.data[t * self.width + self.column..][..dim]
-    }
-}
-
-/// `out[i] = scale · turn(from[first + i])`
-struct Load<'a> {
-    from: Part<'a>,
-    first: usize,
-    dim: usize,
-    wide: usize,
-    turn: Option<&'a Rotary>,
-    scale: f32,
-    out: &'a mut [f32],
-}
-
-impl Kernel for Load<'_> {
-    #[inline(always)]
-    fn run(self, _: Isa) {
-        for (i, out) in self.out.chunks_exact_mut(self.wide).enumerate() {
-            let out = &mut out[..self.dim];
-            let from = self.from.row(self.first + i, self.dim);
-            out.iter_mut().zip(from).for_each(|(o, x)| *o = x * self.scale);
-            if let Some(rotary) = self.turn {
-                rotary.turn(self.first + i, out);
-            }
-        }
-    }
-}
-
-/// Columns of rows that are written.
-struct Rows<'a, 'b> {
-    rows: &'a mut [&'b mut [f32]],
-    column: usize,
-    dim: usize,
-}
-
-/// `to[i] = turn back(scale(i) · from[i])`, the first row at the step that stands beside the rotation.
-struct Unload<'a, 'b, F> {
-    from: &'a [f32],
-    wide: usize,
-    to: Rows<'a, 'b>,
-    scale: F,
-    turn: Option<(&'a Rotary, usize)>,
-}
-
-impl<F: Fn(usize) -> f32> Kernel for Unload<'_, '_, F> {
-    #[inline(always)]
-    fn run(self, _: Isa) {
-        let Rows { rows, column, dim } = self.to;
-        for (i, (to, from)) in rows.iter_mut().zip(self.from.chunks_exact(self.wide)).enumerate() {
-            let (to, scale) = (&mut to[column..column + dim], (self.scale)(i));
-            to.iter_mut().zip(from).for_each(|(y, x)| *y = x * scale);
-            if let Some((rotary, first)) = self.turn {
-                rotary.turn_back(first + i, to);
-            }
-        }
-    }
-}
-
-/// `out[i] = a[first + i] · b[first + i]`
-struct Along<'a> {
-    a: Part<'a>,
-    b: Part<'a>,
-    dim: usize,
-    first: usize,
-    out: &'a mut [f32],
-}
-
-impl Kernel for Along<'_> {
-    #[inline(always)]
-    fn run(self, _: Isa) {
-        for (i, out) in self.out.iter_mut().enumerate() {
-            let (a, b) = (self.a.row(self.first + i, self.dim), self.b.row(self.first + i, self.dim));
-            let mut sums = [0.0f32; LANES];
-            for (a, b) in a.chunks(LANES).zip(b.chunks(LANES)) {
-                for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
-                    *sum = a.mul_add(*b, *sum);
-                }
-            }
-            *out = sums.iter().map(|&s| f64::from(s)).sum::<f64>() as f32;
-        }
-    }
-}
-
-/// `to[j][i] = from[i][j]`, the rows of `to` being `stride` apart.
-struct Transpose<'a> {
-    from: View<'a>,
-    to: &'a mut [f32],
-    stride: usize,
-}
-
-impl Kernel for Transpose<'_> {
-    #[inline(always)]
-    fn run(self, _: Isa) {
-        let View { data, rows, columns, row_stride, .. } = self.from;
-        for begin in (0..rows).step_by(LANES) {
-            let len = LANES.min(rows - begin);
-            for j in 0..columns {
-                let to = &mut self.to[j * self.stride + begin..][..len];
-                for (i, to) in to.iter_mut().enumerate() {
-                    *to = data[(begin + i) * row_stride + j];
-                }
-            }
-        }
     }
 }
