@@ -1,7 +1,7 @@
 //! Time of one training step (AdamW, 16 sequences of 256 tokens) of models with about 10M parameters: the shapes, and the
 //! line of results, of `../shared/bench/bench_train.py`, so that both can be run in turn.
 //!
-//! `cargo run --release -p bheval-engine --example step -- llama|hgrn2|lstm [--bf16] [--threads N] [--steps N]`
+//! `cargo run --release -p bheval-engine --example step -- llama|hgrn2|lstm|mamba|mamba2 [--bf16] [--threads N] [--steps N]`
 #![allow(clippy::print_stdout, clippy::unwrap_used)] // A measurement.
 
 use std::time::Instant;
@@ -25,9 +25,18 @@ fn config(name: &str) -> Value {
             "use_short_conv": false, "hidden_act": "swish"})
         }
         "lstm" => {
-            json!({"model_type": "lstm_lm", "embedding_size": 256, "hidden_size": 640, "num_layers": 2})
+            json!({"model_type": "lstm_lm", "embedding_size": 256, "hidden_size": 640, "num_layers": 2,
+            "decoder_bias": false})
         }
-        _ => panic!("llama, hgrn2 or lstm"),
+        "mamba" => {
+            json!({"model_type": "mamba", "state_size": 16, "num_hidden_layers": 14, "intermediate_size": 512,
+            "initializer_range": 0.02})
+        }
+        "mamba2" => {
+            json!({"model_type": "mamba2", "state_size": 64, "num_hidden_layers": 14, "intermediate_size": 512,
+            "num_heads": 8, "head_dim": 64, "n_groups": 1, "initializer_range": 0.02})
+        }
+        _ => panic!("llama, hgrn2, lstm, mamba or mamba2"),
     };
     let mut keys = shared;
     keys.as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
