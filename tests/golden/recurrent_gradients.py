@@ -32,7 +32,7 @@ def write(folder, model, vocab, run):
     loss = torch.nn.functional.cross_entropy(run(ids).flatten(0, 1), targets.flatten())
     loss.backward()
     golden = {f"grad.{name}": p.grad.to(torch.float32).contiguous() for name, p in model.named_parameters()}
-    golden |= {"ids": ids, "targets": targets, "loss": loss.detach().reshape(1)}
+    golden |= {"ids": ids, "targets": targets, "loss": loss.detach().double().reshape(1)}
     save_file(golden, f"{folder}/train.safetensors")
     norms = {name: p.grad.norm().item() for name, p in model.named_parameters()}
     print(folder, loss.item(), min(norms.items(), key=lambda x: x[1]), max(norms.items(), key=lambda x: x[1]))

@@ -1,10 +1,12 @@
 """Compares a tokenizer that `bheval tokenizer train` wrote with what transformers makes of it.
 
-    python tests/interop/tokenizer.py TOKENIZER CORPUS [--documents N]
+    python tests/interop/tokenizer.py TOKENIZER CORPUS [--documents N] [--retrain FILE ...]
 
 CORPUS was built with that tokenizer. The tokens of its first N training documents are decoded by transformers and cut again,
 by AutoTokenizer and by PreTrainedTokenizerFast: the ids must be those that bheval stored. Then hostile texts are held against
-the ids of the `tokenizers` package alone. Prints what was compared; exit code 1 if anything differs.
+the ids of the `tokenizers` package alone. With --retrain and the (unpacked) text files that the tokenizer was trained on, the
+package trains one of the same size on them: vocabulary and merges must be the same. Prints what was compared; exit code 1 if
+anything differs.
 """
 
 import argparse
@@ -35,11 +37,38 @@ def documents(corpus, count):
     return record, [ids[a:b] for a, b in list(zip(starts, starts[1:]))[:count]]
 
 
+def retrained(files, record, special):
+    """Vocabulary and merges of the package's own training on the same documents."""
+    def texts():
+        for file in files:
+            text = file.read_text(encoding="utf-8").removeprefix("\ufeff")
+            lines = [line.removesuffix("\r") for line in text.split("\n")]
+            document = []
+            for line in lines + [""]:
+                if line.strip():
+                    document.append(line)
+                elif document:
+                    yield "\n".join(document)
+                    document = []
+
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    space = record["add_prefix_space"]
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=space)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=record["vocab_asked"], min_frequency=record["min_frequency"], special_tokens=special,
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts(), trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    return model["vocab"], model["merges"]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tokenizer", type=Path)
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--documents", type=int, default=2000)
+    parser.add_argument("--retrain", type=Path, nargs="+", metavar="FILE")
     args = parser.parse_args()
     auto = AutoTokenizer.from_pretrained(args.tokenizer)
     fast = PreTrainedTokenizerFast.from_pretrained(args.tokenizer)
@@ -71,6 +100,13 @@ def main():
              bare.encode(text, add_special_tokens=False).ids)
         hold(f"hostile {text[:20]!r} and back", auto.decode(auto(text, add_special_tokens=False)["input_ids"],
              clean_up_tokenization_spaces=False), text)
+    if args.retrain:
+        own = json.loads((args.tokenizer / "tokenizer.json").read_text())
+        training = json.loads((args.tokenizer / "training.json").read_text())
+        vocab, merges = retrained(args.retrain, training, [t["content"] for t in own["added_tokens"]])
+        hold("retrained vocabulary", vocab == own["model"]["vocab"], True)
+        hold("retrained merges", merges == own["model"]["merges"], True)
+        print(f"retrained on {len(args.retrain)} files: {len(vocab)} entries, {len(merges)} merges")
     print(f"transformers {transformers.__version__}, tokenizers {tokenizers.__version__}: {type(auto).__name__}, "
           f"{len(auto)} entries, special {special}")
     print(f"{len(docs)} documents of {tokens} tokens and {len(HOSTILE)} hostile texts: {wrong} differences")

@@ -1,5 +1,6 @@
 //! The program as a user meets it: arguments, files, exit codes, and what survives a crash.
 
+mod corpus;
 mod eval;
 mod faults;
 mod invariance;
@@ -12,4 +13,5 @@ mod plugins;
 mod resume;
 mod score;
 mod summary;
+mod train;
 mod verify;

@@ -39,7 +39,7 @@ fn last_state(folder: &Path) -> Option<Vec<f32>> {
     let file = SafeTensors::deserialize(&bytes).expect("understood");
     let number = |name: &&str| name.strip_prefix("hidden.").and_then(|n| n.parse::<u32>().ok());
     let names = file.names();
-    let last = names.iter().filter_map(|name| number(name)).max()?;
+    let last = names.iter().filter_map(number).max()?;
     let tensor = file.tensor(&format!("hidden.{last}")).expect("there");
     Some(tensor.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
 }

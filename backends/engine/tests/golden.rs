@@ -198,4 +198,15 @@ macro_rules! goldens {
     };
 }
 
-goldens! { gpt2 gpt_neox hgrn2 hgrn2_conv llama lstm mamba mamba2 opt xlstm }
+goldens! {
+    gpt2
+    gpt_neox
+    hgrn2
+    hgrn2_conv
+    llama
+    lstm
+    mamba
+    mamba2
+    opt
+    xlstm
+}

@@ -4,14 +4,14 @@
 use std::time::Instant;
 
 use bheval_kernels::random::Numbers;
-use bheval_kernels::{Isa, Precision, Store, View, ViewMut, product};
+use bheval_kernels::{Isa, Precision, Right, Store, View, ViewMut, product};
 use rayon::ThreadPool;
 
-/// Name, m, n, k, whether `a` and `b` lie transposed.
+/// Name, m, n, k, whether `a` and `b` lie transposed. The right-hand side of what is called `packed` is packed beforehand.
 type Case = (&'static str, usize, usize, usize, bool, bool);
 
 /// The shapes of `bench_train.py matmul` (y = x Wᵀ), then those of the gradients.
-const CASES: [Case; 14] = [
+const CASES: [Case; 18] = [
     ("forward", 4096, 1024, 512, false, true),
     ("forward", 1024, 1024, 512, false, true),
     ("forward", 4096, 16384, 256, false, true),
@@ -25,6 +25,10 @@ const CASES: [Case; 14] = [
     ("dW", 16384, 256, 4096, true, false),
     ("head", 64, 64, 128, false, true),
     ("step", 16, 2560, 640, false, true),
+    ("packed", 16, 2560, 640, false, true),
+    ("packed", 64, 2560, 640, false, true),
+    ("packed", 4096, 768, 256, false, true),
+    ("packed", 1, 768, 256, false, true),
     ("row", 1, 768, 256, false, true),
 ];
 
@@ -47,14 +51,18 @@ fn main() {
     }
 }
 
-fn measure((_, m, n, k, a_t, b_t): Case, precision: Precision, pool: &ThreadPool, seconds: f64) -> f64 {
+fn measure((name, m, n, k, a_t, b_t): Case, precision: Precision, pool: &ThreadPool, seconds: f64) -> f64 {
     let mut numbers = Numbers::new(1);
     let (a, b) = (numbers.normal(m * k, 1.0), numbers.normal(k * n, 1.0));
     let a = if a_t { View::new(&a, k, m).t() } else { View::new(&a, m, k) };
     let b = if b_t { View::new(&b, n, k).t() } else { View::new(&b, k, n) };
     let mut c = vec![0.0; m * n];
     pool.install(|| {
-        let mut once = || product(Isa::best(), precision, a, b, Store::Set, ViewMut::new(&mut c, m, n));
+        let right = (name == "packed").then(|| Right::new(Isa::best(), precision, b));
+        let mut once = || match &right {
+            Some(right) => right.product(a, Store::Set, ViewMut::new(&mut c, m, n)),
+            None => product(Isa::best(), precision, a, b, Store::Set, ViewMut::new(&mut c, m, n)),
+        };
         once();
         let (start, cpu, mut calls) = (Instant::now(), cpu_seconds(), 0);
         while start.elapsed().as_secs_f64() < seconds {

@@ -9,6 +9,9 @@ pub(crate) const PANEL: usize = 32;
 /// Columns in one register of the widest instruction set.
 const LANES: usize = super::LANES;
 
+/// The sums of a tile.
+pub(crate) type Sums = [[f32; PANEL]; STRIP];
+
 /// How packed operands hold what they hold. A word is 32 bits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Format {
@@ -24,6 +27,11 @@ impl Format {
     /// Words that `k` elements of the inner dimension take.
     pub(crate) fn depth(self, k: usize) -> usize {
         if self == Format::Pairs { k.div_ceil(2) } else { k }
+    }
+
+    /// Elements that this many words hold.
+    pub(crate) fn elements(self, words: usize) -> usize {
+        if self == Format::Pairs { 2 * words } else { words }
     }
 }
 
@@ -44,27 +52,46 @@ pub(crate) struct Place {
 }
 
 /// Multiplies a strip `a[depth][STRIP]` with a panel `b[depth][PANEL]`: one chain of fused multiply-adds from zero for each
-/// [`gemm::BLOCK`] elements of the inner dimension, each then added to `c` (the first one stored, unless `add`).
+/// [`gemm::BLOCK`] elements of the inner dimension, each then added to `c` (the first one stored, unless `add`). `sums` is
+/// room to work in.
 #[inline]
-pub(crate) fn multiply<C: Rows>(isa: Isa, format: Format, a: &[f32], b: &[f32], c: &mut C, mut place: Place) {
-    let block = if format == Format::Pairs { gemm::BLOCK / 2 } else { gemm::BLOCK };
-    let mut sums = [[0.0; PANEL]; STRIP];
+pub(crate) fn multiply<C: Rows>(
+    isa: Isa,
+    format: Format,
+    (a, b): (&[f32], &[f32]),
+    sums: &mut Sums,
+    c: &mut C,
+    mut place: Place,
+) {
+    let block = format.depth(gemm::BLOCK);
+    for r in place.row..place.row + place.rows {
+        prefetch(&c.row(r)[place.column..][..place.columns]);
+    }
     for (a, b) in a.as_chunks().0.chunks(block).zip(b.as_chunks().0.chunks(block)) {
         match format {
             #[cfg(target_arch = "x86_64")]
-            Format::Pairs => super::x86::dot_pairs(isa, a, b, &mut sums),
-            _ => launch(isa, Block { a, b, sums: &mut sums }),
+            Format::Pairs => super::x86::dot_pairs(isa, a, b, sums),
+            _ => launch(isa, Block { a, b, sums }),
         }
-        launch(isa, Put { sums: &sums, c, place });
+        launch(isa, Put { sums, c, place });
         place.add = true;
     }
+}
+
+/// Asks for the cache lines of `x` to be brought near, where there is a way to.
+#[inline(always)]
+pub(crate) fn prefetch(x: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    super::x86::prefetch(x);
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = x;
 }
 
 /// A kernel of its own, whose result lies in memory: the compiler then keeps the running sums in registers.
 struct Block<'a> {
     a: &'a [[f32; STRIP]],
     b: &'a [[f32; PANEL]],
-    sums: &'a mut [[f32; PANEL]; STRIP],
+    sums: &'a mut Sums,
 }
 
 impl Kernel for Block<'_> {
@@ -87,7 +114,7 @@ fn block<const R: usize, const V: usize>(
     b: &[[f32; PANEL]],
     row: usize,
     column: usize,
-    out: &mut [[f32; PANEL]; STRIP],
+    out: &mut Sums,
 ) {
     let mut sums = [[[0.0f32; LANES]; V]; R];
     for (a, b) in a.iter().zip(b) {
@@ -113,7 +140,7 @@ fn block<const R: usize, const V: usize>(
 
 /// Stores or adds the sums of a tile, as far as the tile reaches.
 struct Put<'a, C> {
-    sums: &'a [[f32; PANEL]; STRIP],
+    sums: &'a Sums,
     c: &'a mut C,
     place: Place,
 }

@@ -4,20 +4,29 @@
 use std::arch::x86_64::*;
 
 use super::Isa;
-use super::tile::{PANEL, STRIP};
+use super::tile::{PANEL, STRIP, Sums};
 
 /// `sums[STRIP][PANEL]`: what bf16 pairs `a[depth][STRIP]` and `b[depth][PANEL]` give.
 ///
 /// # Panics
 /// If `isa` has no dot products of bf16.
-pub(crate) fn dot_pairs(isa: Isa, a: &[[f32; STRIP]], b: &[[f32; PANEL]], sums: &mut [[f32; PANEL]; STRIP]) {
+pub(crate) fn dot_pairs(isa: Isa, a: &[[f32; STRIP]], b: &[[f32; PANEL]], sums: &mut Sums) {
     assert!(isa.has_bf16(), "this instruction set does not multiply bf16");
     // SAFETY: only `Isa::available`, having detected the features, makes an `Isa` that has bf16.
     unsafe { dots(a, b, sums) }
 }
 
+/// Asks for the cache lines of `x` to be brought near, for they will be needed.
+#[inline(always)]
+pub(crate) fn prefetch(x: &[f32]) {
+    for line in x.chunks(16) {
+        // SAFETY: a prefetch has no effect but on time, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+}
+
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma")]
-fn dots(a: &[[f32; STRIP]], b: &[[f32; PANEL]], out: &mut [[f32; PANEL]; STRIP]) {
+fn dots(a: &[[f32; STRIP]], b: &[[f32; PANEL]], out: &mut Sums) {
     let mut sums = [[_mm512_setzero_ps(); 2]; STRIP];
     for (a, b) in a.iter().zip(b) {
         // SAFETY: 32 words are two registers of 16; a `__m512bh` is any 512 bits.
@@ -31,7 +40,7 @@ fn dots(a: &[[f32; STRIP]], b: &[[f32; PANEL]], out: &mut [[f32; PANEL]; STRIP])
         }
     }
     // SAFETY: a register is 16 f32.
-    *out = unsafe { std::mem::transmute(sums) };
+    *out = unsafe { std::mem::transmute::<[[__m512; 2]; STRIP], Sums>(sums) };
 }
 
 /// Transposes 8 x 8 elements.
@@ -68,5 +77,5 @@ fn transpose_avx2(x: &mut [[f32; 8]; 8]) {
         eights[i + 4] = _mm256_permute2f128_ps::<0x31>(fours[i], fours[i + 4]);
     }
     // SAFETY: as above.
-    *x = unsafe { std::mem::transmute(eights) };
+    *x = unsafe { std::mem::transmute::<[__m256; 8], [[f32; 8]; 8]>(eights) };
 }

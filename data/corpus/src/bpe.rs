@@ -13,7 +13,7 @@ use tokenizers::{AddedToken, TokenizerBuilder, TokenizerImpl};
 use crate::Error;
 use crate::sample::is_in_share;
 use crate::source::{DocumentReader, Finished, Watch};
-use crate::sources::Source;
+use crate::sources::{Source, listed};
 use crate::survey::content;
 use crate::walk::Effort;
 
@@ -69,10 +69,19 @@ impl Special {
                 )));
             }
         }
-        match self.tokens.iter().enumerate().find(|(i, token)| self.tokens[..*i].contains(token)) {
-            Some((_, token)) => Err(Error::plan(format!("the special token {token:?} was given twice"))),
-            None => Ok(()),
+        if let Some((_, token)) = self.tokens.iter().enumerate().find(|(i, t)| self.tokens[..*i].contains(t))
+        {
+            return Err(Error::plan(format!("the special token {token:?} was given twice")));
         }
+        let roles = [("bos", &self.bos), ("eos", &self.eos), ("pad", &self.pad), ("unk", &self.unk)];
+        for (role, token) in roles {
+            let Some(token) = token.as_ref().filter(|token| !self.tokens.contains(token)) else { continue };
+            return Err(Error::plan(format!(
+                "the {role} token {token:?} is none of the special tokens {}; name it with --special too, or give --{role} none",
+                listed(&self.tokens)
+            )));
+        }
+        Ok(())
     }
 }
 

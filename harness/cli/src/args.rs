@@ -1,6 +1,7 @@
 //! What was typed. No decisions here.
 
 mod corpus;
+mod export;
 mod train;
 
 use std::ffi::OsString;
@@ -14,6 +15,7 @@ pub(crate) use corpus::{
     CorpusAction, CorpusArgs, CorpusBuildArgs, NormalizerArg, TextArgs, TokenizerAction, TokenizerArgs,
     TokenizerTrainArgs,
 };
+pub(crate) use export::{ExportArgs, StoredArg};
 pub(crate) use train::TrainArgs;
 
 /// Scores small language models on minimal pairs and world knowledge.
@@ -58,6 +60,8 @@ pub(crate) enum Command {
     Corpus(CorpusArgs),
     /// Train a model by a plan, or go on with it
     Train(Box<TrainArgs>),
+    /// Turn a trained model into a folder for Hugging Face, with its card
+    Export(Box<ExportArgs>),
     /// List the tasks
     Tasks(TasksArgs),
     /// List, verify or fetch the data sets

@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         Command::Tokenizer(args) => commands::tokenizer::run(args),
         Command::Corpus(args) => commands::corpus::run(args),
         Command::Train(args) => commands::train::run(&args),
+        Command::Export(args) => commands::export::run(&args),
         Command::Tasks(args) => commands::tasks::run(&args),
         Command::Data(args) => commands::data::run(args),
         Command::Backends(args) => commands::backends::run(&args),

@@ -22,7 +22,7 @@ const FILES: usize = 100_000;
 ///
 /// # Errors
 /// Files that can't be read or told, and below a plugin's folder whatever is neither file nor folder.
-pub(crate) fn digest(library: &Library, path: &Path) -> Result<String, Error> {
+pub fn digest(library: &Library, path: &Path) -> Result<String, Error> {
     match library.origin() {
         Origin::File { .. } if path.is_dir() => digest_of_all(path),
         Origin::File { .. } | Origin::Linked => model_sha256(path),

@@ -22,7 +22,7 @@ pub use ask::{Ask, Requests};
 pub use batch::{BatchSize, Order, score_all};
 pub use cutter::{AnyCut, Cutter, reading};
 pub use error::{Difference, Error};
-pub use fingerprint::model_sha256;
+pub use fingerprint::{digest as model_digest, model_sha256};
 pub use outcome::ItemOutcome;
 pub use plan::{BUILD, Identity, Plan, Planned, Request as PlanRequest, TaskPlan};
 pub use questions::Questions;

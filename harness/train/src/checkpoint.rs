@@ -132,7 +132,7 @@ fn write_parts(path: &Path, parts: &[(Kept, &str)], learner: &mut dyn Learner) -
         };
         entries.extend(learner.tensors().iter().enumerate().map(entry));
     }
-    write_tensors(path, entries, &mut |(index, kept), out| {
+    write_tensors(path, entries, |(index, kept), out| {
         learner.read(index, kept, out)?;
         finite(kept, &learner.tensors()[index].name, out)
     })

@@ -15,6 +15,7 @@ mod live;
 mod mix;
 mod plan;
 mod records;
+mod teaching;
 mod vocabulary;
 
 use std::path::PathBuf;

@@ -55,6 +55,8 @@ pub enum Error {
     Tokenizer(TokenizerError),
     /// The backend.
     Backend(bheval_host::Error),
+    /// Teachers.
+    Distill(crate::distill::Error),
     /// What trains, where it is no backend behind the contract.
     Learner {
         /// What it reported.
@@ -160,7 +162,8 @@ from!(
     Data <- bheval_data::Error,
     Corpus <- bheval_corpus::Error,
     Tokenizer <- TokenizerError,
-    Backend <- bheval_host::Error
+    Backend <- bheval_host::Error,
+    Distill <- crate::distill::Error
 );
 
 impl std::error::Error for Error {
@@ -180,6 +183,7 @@ impl fmt::Display for Error {
             Self::Corpus(error) => error.fmt(f),
             Self::Tokenizer(error) => error.fmt(f),
             Self::Backend(error) => error.fmt(f),
+            Self::Distill(error) => error.fmt(f),
             Self::Learner { reason } => f.write_str(reason),
             Self::File { path, action, cause } => {
                 write!(f, "could not {action} {}: {cause}{}", path.display(), advice(cause.kind()))
@@ -231,7 +235,10 @@ fn fmt_not_saved(f: &mut fmt::Formatter<'_>, step: u64, last: Option<&Path>, cau
         Some(last) => write!(f, "The last good one is {}; ", last.display())?,
         None => f.write_str("There is none before it; ")?,
     }
-    f.write_str("make room and give the same command again to go on from it")
+    f.write_str(match cause {
+        Error::Learner { .. } => "the same command goes on from it",
+        _ => "make room and give the same command again to go on from it",
+    })
 }
 
 impl fmt::Display for NotFinite {

@@ -187,7 +187,7 @@ impl Estimate {
         let tokens_per_second = self.tokens as f64 / seconds;
         let flops_per_second = self.flops.total / seconds;
         let time = Time { source: Source::Measured, tokens_per_second, flops_per_second, seconds };
-        let memory = Memory { held: Some(burst.bytes), ..self.memory };
+        let memory = Memory { held: burst.bytes, ..self.memory };
         Self { time: Some(time), memory, ..self }
     }
 }
@@ -199,11 +199,12 @@ pub struct Burst {
     pub pass: Duration,
     /// The update.
     pub update: Duration,
-    /// What the learner held afterwards.
-    pub bytes: u64,
+    /// What the learner held afterwards, where whole micro-batches were timed.
+    pub bytes: Option<u64>,
 }
 
-/// Times a few passes and an update. The learner is not to be used for training afterwards.
+/// Times a few passes and an update. Where a whole micro-batch would take too long, part of one is timed and scaled up. The
+/// learner is not to be used for training afterwards.
 ///
 /// # Errors
 /// What the text or the learner refuses.
@@ -218,23 +219,25 @@ pub fn burst(
     let mut rows = Rows::default();
     feed.read(&windows, &mut rows)?;
     let weight = 1.0 / rows.counted() as f32;
-    let started = Instant::now();
-    let mut times = Vec::new();
-    // The first pass takes memory that the others use again.
-    while times.len() < 2 || times.len() < 8 && started.elapsed() < at_most {
+    let pass = |learner: &mut dyn Learner, count: usize| -> Result<Duration, Error> {
         let start = Instant::now();
-        learner.accumulate(&rows.batch(
-            0..rows.len(),
-            weight,
-            pass_number(plan.train.seed, 1, times.len()),
-            None,
-        ))?;
-        times.push(start.elapsed());
+        learner.accumulate(&rows.batch(0..count, weight, pass_number(plan.train.seed, 1, 0), None))?;
+        Ok(start.elapsed())
+    };
+    let one = pass(learner, 1)?;
+    let count = (at_most.as_secs_f64() / 4.0 / one.as_secs_f64().max(1e-9)) as usize;
+    let count = count.clamp(1, windows.len());
+    // The first of its size takes memory that the others use again.
+    pass(learner, count)?;
+    let (started, mut times) = (Instant::now(), Vec::new());
+    while times.is_empty() || times.len() < 8 && started.elapsed() < at_most {
+        times.push(pass(learner, count)?);
     }
     let start = Instant::now();
     learner.update(&plan.rates(1))?;
     let update = start.elapsed();
-    times.remove(0);
     times.sort_unstable();
-    Ok(Burst { pass: times[times.len() / 2], update, bytes: learner.bytes() })
+    let scale = plan.train.micro_batch as f64 / count as f64;
+    let bytes = (count == plan.train.micro_batch).then(|| learner.bytes());
+    Ok(Burst { pass: times[times.len() / 2].mul_f64(scale), update, bytes })
 }

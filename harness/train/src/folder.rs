@@ -23,9 +23,12 @@ use crate::plan::{Identity, Keep, Plan};
 use crate::{Difference, Error};
 
 const PLAN: &str = "plan.json";
+/// Where the runs of tasks at checkpoints lie.
+pub const EVALUATIONS: &str = "evaluations";
 const LOCK: &str = "lock";
+const STEPS: &str = "steps.csv";
 /// What a run writes, the plan last: while it is there, the others are known to belong to it.
-const PARTS: [&str; 6] = ["model", "evaluations", "scores.csv", "steps.csv", "checkpoints", PLAN];
+const PARTS: [&str; 6] = ["model", EVALUATIONS, "scores.csv", STEPS, "checkpoints", PLAN];
 
 #[derive(Serialize, Deserialize)]
 struct StoredPlan {
@@ -104,15 +107,12 @@ impl Folder {
         self.path.join("model")
     }
 
-    /// Where the runs of tasks at checkpoints lie.
-    #[must_use]
-    pub fn evaluations(&self) -> PathBuf {
-        self.path.join("evaluations")
-    }
-
     fn store_plan(&self, plan: &Plan, identity: &Identity) -> Result<(), Error> {
         let path = self.path.join(PLAN);
-        if let Some(stored) = read_plan(&path)? {
+        // A run that never came to its first step holds nothing that another plan would spoil.
+        let begun =
+            self.path.join(STEPS).exists() || self.checkpoints().exists() && !self.steps()?.is_empty();
+        if let Some(stored) = read_plan(&path)?.filter(|_| begun) {
             let differences = stored.identity.differences(identity);
             return same_plan(&self.path, differences);
         }
@@ -189,15 +189,20 @@ impl Folder {
     /// Makes the model of a step the finished one: written beside, synced, renamed.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// What the system refuses, and weights that are not as they were written.
     pub(crate) fn finish(&self, step: u64, frame: &Frame) -> Result<PathBuf, Error> {
+        let checkpoint = self.checkpoint(step);
+        let from = checkpoint.join(WEIGHTS);
+        let state = State::read(&checkpoint.join(STATE))?;
+        let record =
+            state.files.get(WEIGHTS).ok_or_else(|| Error::damaged(&from, "its record is missing"))?;
+        record.check(&from)?;
         let (model, beside) = (self.model(), self.path.join(".model.tmp"));
         if beside.exists() {
             fs::remove_dir_all(&beside).map_err(Error::file(&beside, "remove"))?;
         }
         fs::create_dir_all(&beside).map_err(Error::file(&beside, "make the folder"))?;
         frame.write(&beside)?;
-        let from = self.checkpoint(step).join(WEIGHTS);
         let weights = beside.join(WEIGHTS);
         fs::copy(&from, &weights).map_err(Error::file(&weights, "write"))?;
         File::open(&weights).and_then(|file| file.sync_all()).map_err(Error::file(&weights, "sync"))?;

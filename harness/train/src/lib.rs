@@ -3,6 +3,7 @@
 //! The weights after any step are a function of the plan and the learner's arithmetic alone. Every random choice comes from the
 //! plan's seed and the step's number, so a run that is killed and resumed ends with the same bits.
 
+pub mod card;
 pub mod checkpoint;
 pub mod distill;
 mod due;
@@ -12,13 +13,13 @@ pub mod export;
 pub mod feed;
 pub mod folder;
 pub mod hosted;
-mod initialise;
 pub mod learner;
 pub mod observer;
 mod patience;
 pub mod plan;
 pub mod schedule;
 pub mod scores;
+mod start;
 pub mod steps;
 mod teacher;
 pub mod trainer;

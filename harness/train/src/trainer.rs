@@ -9,11 +9,11 @@ use crate::checkpoint::{self, Frame, State};
 use crate::due::Due;
 use crate::feed::{Feed, Rows, Window, dev_windows, pass_number};
 use crate::folder::Folder;
-use crate::initialise::initialise;
 use crate::learner::{Learner, Sums};
 use crate::observer::{Event, Observer};
 use crate::plan::{Identity, Plan};
 use crate::scores::{self, Examiner};
+use crate::start::begin;
 use crate::steps::{Row, Steps};
 use crate::watch::Watch;
 use crate::{DevLoss, Error, NotFinite, Teacher};
@@ -367,44 +367,5 @@ impl<'a> Run<'a> {
         };
         let Self { state, steps_done, unexamined, .. } = self;
         Ok(Finished { ending, state, checkpoint, model, steps_done, unexamined })
-    }
-}
-
-/// Brings the learner to where the run stands: its newest checkpoint, or the start.
-fn begin(job: &mut Job<'_>) -> Result<State, Error> {
-    let info = job.learner.info(job.plan.data.sequence_length)?;
-    job.plan.check(&info)?;
-    let observer = &mut *job.observer;
-    let found = job.folder.newest(job.identity, &mut |warning| observer.event(Event::Warning(warning)))?;
-    let fresh = State::new(job.identity.clone(), job.program, &info.arithmetic);
-    let state = match &found {
-        None => {
-            if let Some(from) = &job.plan.train.initialise {
-                initialise(job.learner, from)?;
-            }
-            fresh
-        }
-        Some(found) => {
-            checkpoint::restore(&found.path, job.learner)?;
-            warn_of_change(job.observer, &found.state, &fresh);
-            let State { program, arithmetic, .. } = fresh;
-            State { program, arithmetic, files: Default::default(), ..found.state.clone() }
-        }
-    };
-    let from = found.as_ref().map(|found| found.path.as_path());
-    job.observer.event(Event::Started { from, step: state.step, steps: job.plan.train.steps });
-    Ok(state)
-}
-
-fn warn_of_change(observer: &mut dyn Observer, stored: &State, now: &State) {
-    for (what, before, after) in
-        [("program", &stored.program, &now.program), ("arithmetic", &stored.arithmetic, &now.arithmetic)]
-    {
-        if before != after {
-            observer.event(Event::Warning(&format!(
-                "the checkpoint is of another {what} ({before}) than this one ({after}): training goes on, but the weights \
-                 may differ in their last digits from those of a run without this change"
-            )));
-        }
     }
 }

@@ -7,7 +7,7 @@ use bheval_candle::keys::Keys;
 use bheval_candle::models::gpt2::Config;
 
 use super::Network;
-use super::recipe::{deviation, dropout, no_dropout};
+use super::recipe::{deviation, dropout};
 use super::transformer::{Arrangement, Block, Embedding, Mlp, Norm, Projection, Transformer, check_depth};
 use crate::loss::Head;
 use crate::ops::attention::Layout;
@@ -21,7 +21,6 @@ use crate::parameters::{Init, Parameters};
 pub(super) fn build(keys: &Keys<'_>, parameters: &mut Parameters) -> Result<Box<dyn Network>, Failure> {
     let c = Config::read(keys)?;
     check_depth(keys, c.layers)?;
-    no_dropout(keys, "attn_pdrop", 0.1)?;
     let std = deviation(keys, "initializer_range", 0.02)?;
     let table = [c.vocab, c.width];
     let tokens = parameters.matrix("transformer.wte.weight", &table, Init::Normal(std));
@@ -43,6 +42,7 @@ pub(super) fn build(keys: &Keys<'_>, parameters: &mut Parameters) -> Result<Box<
         heads: c.heads,
         rope: None,
         dropout: dropout(keys, "resid_pdrop", 0.1)?,
+        attention_dropout: dropout(keys, "attn_pdrop", 0.1)?,
         norm: Some(norm),
         project: None,
         context: c.context,

@@ -6,7 +6,7 @@ use bheval_candle::keys::Keys;
 use bheval_candle::models::gpt_neox::Config;
 
 use super::Network;
-use super::recipe::{deviation, dropout, no_dropout};
+use super::recipe::{deviation, dropout};
 use super::transformer::{
     Arrangement, Block, Embedding, Mlp, Norm, Projection, Transformer, check_depth, declare,
 };
@@ -21,7 +21,6 @@ use crate::parameters::{Init, Parameters};
 pub(super) fn build(keys: &Keys<'_>, parameters: &mut Parameters) -> Result<Box<dyn Network>, Failure> {
     let c = Config::read(keys)?;
     check_depth(keys, c.layers)?;
-    no_dropout(keys, "attention_dropout", 0.0)?;
     let std = deviation(keys, "initializer_range", 0.02)?;
     let hidden_dropout = dropout(keys, "hidden_dropout", 0.0)?;
     let table = [c.vocab, c.width];
@@ -39,6 +38,7 @@ pub(super) fn build(keys: &Keys<'_>, parameters: &mut Parameters) -> Result<Box<
         heads: c.heads,
         rope: Some(c.frequencies),
         dropout: hidden_dropout,
+        attention_dropout: dropout(keys, "attention_dropout", 0.0)?,
         norm: Some(norm),
         project: None,
         context: c.context,

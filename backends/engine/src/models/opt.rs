@@ -20,7 +20,6 @@ use crate::parameters::{Init, Parameters};
 pub(super) fn build(keys: &Keys<'_>, parameters: &mut Parameters) -> Result<Box<dyn Network>, Failure> {
     let c = Config::read(keys)?;
     check_depth(keys, c.layers)?;
-    no_dropout(keys, "attention_dropout", 0.0)?;
     no_dropout(keys, "layerdrop", 0.0)?;
     let std = deviation(keys, "init_std", 0.02)?;
     let name = |part: &str| format!("model.decoder.{part}");
@@ -49,6 +48,7 @@ pub(super) fn build(keys: &Keys<'_>, parameters: &mut Parameters) -> Result<Box<
         heads: c.heads,
         rope: None,
         dropout: dropout(keys, "dropout", 0.1)?,
+        attention_dropout: dropout(keys, "attention_dropout", 0.0)?,
         norm,
         project: project_out,
         context: c.context,

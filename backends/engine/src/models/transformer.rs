@@ -160,6 +160,8 @@ pub(super) struct Transformer {
     pub(super) rope: Option<Frequencies>,
     /// Probability with which a value is dropped of what a part adds to the residual.
     pub(super) dropout: f32,
+    /// The same for the weights of attention.
+    pub(super) attention_dropout: f32,
     /// Before the head.
     pub(super) norm: Option<Norm>,
     /// To the width of the embedding, where that is narrower.
@@ -247,7 +249,13 @@ impl Transformer {
             Projection::One(layer, layout) => (linear(tape, x, *layer), *layout),
             Projection::Three(layers) => (joined(tape, x, layers), Layout::Parts),
         };
-        let kind = Attention { heads: self.heads, layout, scale: block.scale, rotary: rotary.cloned() };
+        let kind = Attention {
+            heads: self.heads,
+            layout,
+            scale: block.scale,
+            rotary: rotary.cloned(),
+            dropout: self.attention_dropout,
+        };
         let o = attention(tape, qkv, kind);
         self.add_to(tape, h, o, block.out)
     }

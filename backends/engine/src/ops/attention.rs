@@ -4,6 +4,7 @@
 //! each row's maximum and sum, and the way back makes them again. Heads are independent, so that one task does all
 //! queries that share keys, in order.
 
+mod dropout;
 mod head;
 mod softmax;
 #[cfg(test)]
@@ -15,9 +16,11 @@ use bheval_candle::ops::attention::Heads;
 use rayon::prelude::*;
 
 use crate::ops::blocks::{bounds, column_blocks};
+use crate::ops::dropout::seed;
 use crate::ops::rotary::Rotary;
 use crate::tape::{Back, Operation, Tape, Value};
-use head::{Gradients, Group, Outputs};
+use dropout::WeightDropout;
+use head::{Gradients, Group, Outputs, Task};
 
 /// Where a row has its queries, keys and values.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,6 +42,8 @@ pub struct Attention {
     pub scale: f32,
     /// Rotary positions, for as many as there are steps.
     pub rotary: Option<Arc<Rotary>>,
+    /// Probability with which a weight is dropped in training.
+    pub dropout: f32,
 }
 
 impl Attention {
@@ -71,20 +76,22 @@ pub fn attention(tape: &mut Tape<'_>, x: Value, attention: Attention) -> Value {
     let mut y = tape.output(heads.queries());
     let group = heads.count / heads.shared;
     let mut sums = tape.buffer(2 * setting.rows() * heads.count);
+    let dropout = seed(tape, attention.dropout).map(|seed| WeightDropout::new(seed, attention.dropout));
     let each = (
         y.par_chunks_mut(setting.steps * heads.queries()),
         sums.par_chunks_mut(2 * setting.steps * heads.count),
         tape.get(x).par_chunks(setting.steps * attention.width()),
     );
-    each.into_par_iter().for_each(|(y, sums, x)| {
+    each.into_par_iter().enumerate().for_each(|(sequence, (y, sums, x))| {
         let outputs =
             column_blocks(y.chunks_exact_mut(heads.queries()), &bounds(heads.queries(), group * heads.dim));
         let tasks = outputs.into_par_iter().zip(sums.par_chunks_mut(2 * setting.steps * group)).enumerate();
         tasks.for_each(|(shared, (y, sums))| {
-            Group::new(setting, &attention, shared, x).forward(Outputs { y, sums });
+            let task = Task { sequence, shared, dropout };
+            Group::new(setting, &attention, task, x).forward(Outputs { y, sums });
         });
     });
-    tape.push(y, |y| Record { x, y, sums, attention })
+    tape.push(y, |y| Record { x, y, sums, attention, dropout })
 }
 
 struct Record {
@@ -93,6 +100,7 @@ struct Record {
     /// For each sequence, head and step the largest score and one over the sum of exponentials relative to it.
     sums: Vec<f32>,
     attention: Attention,
+    dropout: Option<WeightDropout>,
 }
 
 impl Operation for Record {
@@ -109,7 +117,7 @@ impl Operation for Record {
             dy.par_chunks(setting.steps * heads.queries()),
             self.sums.par_chunks(2 * setting.steps * heads.count),
         );
-        each.into_par_iter().for_each(|(dx, x, y, dy, sums)| {
+        each.into_par_iter().enumerate().for_each(|(sequence, (dx, x, y, dy, sums))| {
             let mut parts = column_blocks(dx.chunks_exact_mut(width), &bounds(width, heads.dim));
             let mut take = |shared: usize| {
                 let (q, k, v) = attention.segments(shared);
@@ -120,7 +128,8 @@ impl Operation for Record {
             tasks.into_par_iter().enumerate().for_each(|(shared, (dq, dk, dv))| {
                 let sums = &sums[2 * setting.steps * group * shared..];
                 let gradients = Gradients { y, dy, sums, dq, dk, dv };
-                Group::new(setting, attention, shared, x).backward(gradients);
+                let task = Task { sequence, shared, dropout: self.dropout };
+                Group::new(setting, attention, task, x).backward(gradients);
             });
         });
         back.pass(self.x, dx);

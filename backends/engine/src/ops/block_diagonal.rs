@@ -73,11 +73,11 @@ impl Forward<'_> {
         assert_eq!(weight.len(), part.x.width * part.size, "the blocks do not cover the columns");
         let own = first..first + part.x.width;
         if part.size < LARGE {
-            let (turned, some) = (turned(weight, part.size), task_rows(width));
+            let (planes, some) = (planes(weight, part.size, false), task_rows(width));
             y.par_chunks_mut(some * width).enumerate().for_each(|(task, y)| {
                 for (row, y) in (task * some..).zip(y.chunks_exact_mut(width)) {
                     let y = &mut y[own.clone()];
-                    launch(setting.isa, Small { size: part.size, weight: &turned, x: x.row(row), y });
+                    launch(setting.isa, Small { size: part.size, planes: &planes, x: x.row(row), y });
                     bias.into_iter().for_each(|b| y.iter_mut().zip(b).for_each(|(y, b)| *y += b));
                 }
             });
@@ -97,16 +97,19 @@ impl Forward<'_> {
     }
 }
 
-/// Each block transposed.
-fn turned(weight: &[f32], size: usize) -> Vec<f32> {
-    let column = |block: &[f32], i: usize| block.iter().skip(i).step_by(size).copied().collect::<Vec<f32>>();
-    weight.chunks_exact(size * size).flat_map(|block| (0..size).flat_map(move |i| column(block, i))).collect()
+/// The weights by the place of an input in its block, `[size, channels]`: `planes[i][c]` is what output channel `c` takes
+/// from input `i` of its block. With `turned` outputs and inputs change places.
+fn planes(weight: &[f32], size: usize, turned: bool) -> Vec<f32> {
+    let (along, across) = if turned { (size, 1) } else { (1, size) };
+    let at =
+        |i: usize, channel: usize| weight[channel / size * size * size + i * along + channel % size * across];
+    (0..size).flat_map(|i| (0..weight.len() / size).map(move |channel| at(i, channel))).collect()
 }
 
-/// One row of small blocks; `weight` is inputs by outputs.
+/// One row of small blocks.
 struct Small<'a> {
     size: usize,
-    weight: &'a [f32],
+    planes: &'a [f32],
     x: &'a [f32],
     y: &'a mut [f32],
 }
@@ -116,38 +119,49 @@ impl Kernel for Small<'_> {
     fn run(self, _: Isa) {
         match self.size {
             // The package's default.
-            4 => self.blocks::<4>(),
+            4 => self.fours(),
             _ => self.any(),
         }
     }
 }
 
+/// Channels that lie in one register: four blocks of four.
+const WIDE: usize = 16;
+
 impl Small<'_> {
     #[inline(always)]
-    fn blocks<const S: usize>(self) {
-        let blocks = self.x.chunks_exact(S).zip(self.weight.chunks_exact(S * S));
-        for (y, (x, weight)) in self.y.chunks_exact_mut(S).zip(blocks) {
-            let mut sums = [0.0f32; S];
-            for (x, weight) in x.iter().zip(weight.chunks_exact(S)) {
-                for (sum, w) in sums.iter_mut().zip(weight) {
-                    *sum = x.mul_add(*w, *sum);
+    fn fours(self) {
+        let channels = self.x.len();
+        let whole = channels / WIDE * WIDE;
+        for first in (0..whole).step_by(WIDE) {
+            let mut x = [0.0f32; WIDE];
+            x.copy_from_slice(&self.x[first..first + WIDE]);
+            let mut sums = [0.0f32; WIDE];
+            for i in 0..4 {
+                let plane = &self.planes[i * channels + first..][..WIDE];
+                for (l, (sum, w)) in sums.iter_mut().zip(plane).enumerate() {
+                    *sum = x[l / 4 * 4 + i].mul_add(*w, *sum);
                 }
             }
-            y.copy_from_slice(&sums);
+            self.y[first..first + WIDE].copy_from_slice(&sums);
         }
+        let rest = Self { x: &self.x[whole..], y: &mut self.y[whole..], ..self };
+        rest.from(whole, channels);
     }
 
     #[inline(always)]
     fn any(self) {
-        let size = self.size;
-        let blocks = self.x.chunks_exact(size).zip(self.weight.chunks_exact(size * size));
-        for (y, (x, weight)) in self.y.chunks_exact_mut(size).zip(blocks) {
-            y.fill(0.0);
-            for (x, weight) in x.iter().zip(weight.chunks_exact(size)) {
-                for (sum, w) in y.iter_mut().zip(weight) {
-                    *sum = x.mul_add(*w, *sum);
-                }
-            }
+        let channels = self.x.len();
+        self.from(0, channels);
+    }
+
+    /// The channels from `first` of all `channels` on, one by one.
+    #[inline(always)]
+    fn from(self, first: usize, channels: usize) {
+        for (c, y) in self.y.iter_mut().enumerate() {
+            let x = &self.x[c / self.size * self.size..];
+            let term = |sum: f32, i: usize| x[i].mul_add(self.planes[i * channels + first + c], sum);
+            *y = (0..self.size).fold(0.0, term);
         }
     }
 }
@@ -185,8 +199,9 @@ fn inputs(back: &mut Back<'_, '_>, part: Part, dy: Rows<'_>) {
     let (mut store, mut dx) = back.open(part.x.value);
     let weight = back.parameter(part.weight);
     if size < LARGE {
+        let planes = planes(weight, size, true);
         part.x.put(store, stride, &mut dx, |row, out| {
-            launch(setting.isa, Small { size, weight, x: dy.row(row), y: out });
+            launch(setting.isa, Small { size, planes: &planes, x: dy.row(row), y: out });
         });
     } else {
         if store == Store::Set && part.x.width < stride {
@@ -235,15 +250,28 @@ impl Kernel for Outer<'_> {
     #[inline(always)]
     fn run(self, _: Isa) {
         match self.size {
-            4 => self.blocks(4),
-            size => self.blocks(size),
+            4 => self.fours(),
+            size => self.any(size),
         }
     }
 }
 
 impl Outer<'_> {
     #[inline(always)]
-    fn blocks(self, size: usize) {
+    fn fours(self) {
+        let blocks = self.x.chunks_exact(4).zip(self.dy.chunks_exact(4));
+        for (sums, (x, dy)) in self.sums.chunks_exact_mut(WIDE).zip(blocks) {
+            let (mut from, mut to) = ([0.0f32; 4], [0.0f32; 4]);
+            from.copy_from_slice(x);
+            to.copy_from_slice(dy);
+            for (l, sum) in sums.iter_mut().enumerate() {
+                *sum = to[l / 4].mul_add(from[l % 4], *sum);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn any(self, size: usize) {
         let blocks = self.x.chunks_exact(size).zip(self.dy.chunks_exact(size));
         for (sums, (x, dy)) in self.sums.chunks_exact_mut(size * size).zip(blocks) {
             for (sums, dy) in sums.chunks_exact_mut(size).zip(dy) {
@@ -273,7 +301,7 @@ mod tests {
 
     #[test]
     fn output_and_gradients_are_the_definitions() {
-        for (blocks, size, steps) in [(3, 4, 35), (2, 5, 3), (1, 1, 1), (2, 17, 2)] {
+        for (blocks, size, steps) in [(3, 4, 35), (6, 4, 3), (2, 5, 3), (1, 1, 1), (2, 17, 2)] {
             let (width, rows) = (blocks * size, 2 * steps);
             // Two projections of one half of a value, and one of another value, without a bias.
             let inputs = [normal(rows * 2 * width, 1.0, 1), normal(rows * width, 1.0, 2)];

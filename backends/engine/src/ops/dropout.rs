@@ -10,15 +10,20 @@ const BLOCK: usize = 1 << 12;
 
 /// Zeroes values with probability `p` and scales the others by `1 / (1 - p)`; outside training, `x` itself.
 pub fn dropout(tape: &mut Tape<'_>, x: Value, p: f32) -> Value {
-    let Some(pass) = tape.setting.dropout.filter(|_| p > 0.0) else { return x };
+    let Some(seed) = seed(tape, p) else { return x };
     let mut y = tape.output(tape.width(x));
-    let seed = Numbers::new(pass ^ (tape.len() as u64).wrapping_mul(0xD134_2543_DE82_EF95)).bits();
     let mask = Mask { seed, p };
     y.par_chunks_mut(BLOCK).zip(tape.get(x).par_chunks(BLOCK)).enumerate().for_each(|(b, (y, x))| {
         y.copy_from_slice(x);
         mask.apply(b, y);
     });
     tape.push(y, |y| Record { x, y, mask })
+}
+
+/// What the choices of the operation that comes next are drawn from; none where nothing is dropped.
+pub(crate) fn seed(tape: &Tape<'_>, p: f32) -> Option<u64> {
+    let pass = tape.setting.dropout.filter(|_| p > 0.0)?;
+    Some(Numbers::new(pass ^ (tape.len() as u64).wrapping_mul(0xD134_2543_DE82_EF95)).bits())
 }
 
 #[derive(Clone, Copy)]

@@ -159,6 +159,6 @@ impl Record {
         }
         let at = (place * kept_states(setting.steps) + segment - 1) * out.len();
         let x = &self.kept[at..][..out.len()];
-        launch(setting.isa, Transpose { x, columns: self.sizes.padded(), add: false, y: out });
+        launch(setting.isa, Transpose { x, columns: self.sizes.padded(), y: out });
     }
 }

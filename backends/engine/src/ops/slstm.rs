@@ -66,7 +66,7 @@ pub fn slstm(tape: &mut Tape<'_>, x: Value, recurrence: Recurrence) -> Value {
         layer.forward(&task, &packed[task.head], &bias, inputs, part);
     });
     let mut y = tape.output(width);
-    layer.to_rows(&by_task, layer.unit, 1, &mut y);
+    layer.gather_rows(&by_task, layer.unit, 1, &mut y);
     tape.recycle(by_task);
     if !tape.recording() {
         states.recycle(|buffer| tape.recycle(buffer));
@@ -234,7 +234,7 @@ impl Layer {
     }
 
     /// From task by task to rows: `shares` parts of `size` columns for each head, part by part in the rows.
-    fn to_rows(&self, by_task: &[f32], size: usize, shares: usize, rows: &mut [f32]) {
+    fn gather_rows(&self, by_task: &[f32], size: usize, shares: usize, rows: &mut [f32]) {
         let (steps, heads) = (self.setting.steps, self.recurrence.heads);
         rows.par_chunks_exact_mut(size * shares * heads).enumerate().for_each(|(row, out)| {
             let (sequence, t) = (row / steps, row % steps);

@@ -3,6 +3,7 @@
 mod documents;
 mod error;
 mod reader;
+mod row;
 mod unpack;
 
 pub use error::{Fault, SourceError};
@@ -11,5 +12,6 @@ pub(crate) use reader::{changed, is_text_name, unchanged};
 
 /// The most bytes of a line of text, and of a document.
 pub const DOCUMENT_LIMIT: usize = 8 << 20;
-/// The most bytes of a row of JSON Lines, where a letter may take six bytes and other fields stand beside the text.
-pub const ROW_LIMIT: usize = 64 << 20;
+/// The most bytes of a row of JSON Lines: a letter that takes two bytes takes six there, and other fields stand beside the
+/// text.
+pub const ROW_LIMIT: usize = 32 << 20;

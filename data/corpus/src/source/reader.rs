@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bheval_data::digest::Digesting;
 use bheval_data::lines::{LineErrorKind, Lines, lines};
-use serde_json::Value;
 
 use super::documents::{Gather, TooLong};
+use super::row::field;
 use super::unpack::{Packing, start_of, strip};
 use super::{DOCUMENT_LIMIT, Fault, ROW_LIMIT, SourceError};
 
@@ -161,25 +161,19 @@ fn row(source: &SourceFile, line: &str, number: u64) -> Result<Vec<RawDocument>,
     if line.trim().is_empty() {
         return Ok(Vec::new());
     }
-    let json: Value = serde_json::from_str(line).map_err(|e| {
-        let what = e.to_string();
-        let what = what.rsplit_once(" at line ").map_or(what.clone(), |(what, _)| what.to_owned());
-        Fault::Json { column: e.column(), what }
-    })?;
-    let text = field(&json, &source.field)?;
-    let label =
-        source.label_field.as_deref().map(|name| field(&json, name).map(str::to_owned)).transpose()?;
+    let text = field(line, &source.field)?;
+    let label = source.label_field.as_deref().map(|name| field(line, name)).transpose()?;
     let whole = |text: String| RawDocument { line: number, text, label: label.clone() };
     if text.trim().is_empty() {
         return Ok(Vec::new());
     }
     if source.cut.is_some() {
-        return Ok(pieces(text, source.cut)?.into_iter().map(whole).collect());
+        return Ok(pieces(&text, source.cut)?.into_iter().map(whole).collect());
     }
     if text.len() > DOCUMENT_LIMIT {
         return Err(Fault::LongDocument);
     }
-    Ok(vec![whole(text.to_owned())])
+    Ok(vec![whole(text)])
 }
 
 /// A long text cut at line ends; its own empty lines stay within the pieces.
@@ -200,24 +194,6 @@ fn pieces(text: &str, cut: Option<u64>) -> Result<Vec<String>, Fault> {
     }
     pieces.retain(|piece| !piece.trim().is_empty());
     Ok(pieces)
-}
-
-/// The text at a path of fields.
-fn field<'a>(row: &'a Value, path: &str) -> Result<&'a str, Fault> {
-    let mut value = row;
-    for name in path.split('.') {
-        // A field whose own name has full stops comes first.
-        let Some(inner) = row.get(path).filter(|_| std::ptr::eq(value, row)).or_else(|| value.get(name))
-        else {
-            let has = value.as_object().map(|o| o.keys().take(8).map(|k| format!("`{k}`")).collect());
-            return Err(Fault::NoField { field: path.to_owned(), has: has.unwrap_or_default() });
-        };
-        value = inner;
-        if row.get(path).is_some() {
-            break;
-        }
-    }
-    value.as_str().ok_or_else(|| Fault::NoText { field: path.to_owned() })
 }
 
 /// Called with the number of stored bytes that were just read.

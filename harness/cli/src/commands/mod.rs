@@ -4,6 +4,7 @@ pub(crate) mod backends;
 pub(crate) mod corpus;
 pub(crate) mod data;
 pub(crate) mod eval;
+pub(crate) mod export;
 pub(crate) mod inspect;
 pub(crate) mod score;
 pub(crate) mod tasks;

@@ -3,6 +3,7 @@
 mod examiner;
 mod preview;
 mod signal;
+mod teachers;
 mod watch;
 
 use std::path::Path;
@@ -11,12 +12,14 @@ use anyhow::Context;
 use bheval_corpus::Corpus;
 use bheval_data::tokenizer::Tokenizer;
 use bheval_host::Library;
+use bheval_train::Error;
 use bheval_train::checkpoint::{CONFIG, FileRecord, WEIGHTS};
 use bheval_train::folder::Folder;
 use bheval_train::hosted::Hosted;
+use bheval_train::learner::Learner;
 use bheval_train::plan::{Draft, Identity, PRESETS, Plan, Sources, find_preset};
 use bheval_train::scores::Examiner;
-use bheval_train::trainer::{Ending, Finished, Job, train};
+use bheval_train::trainer::{Ending, Finished, Job, Teaching, train};
 use serde_json::{Value, json};
 
 use crate::args::{DtypeArg, ModelArgs, TrainArgs};
@@ -26,6 +29,7 @@ use crate::table::table;
 
 use examiner::Tasks;
 use signal::Signals;
+use teachers::{Teachers, was_interrupted};
 use watch::Watcher;
 
 /// The program and its build, for the record.
@@ -42,12 +46,12 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Outcome> {
     let (draft, corpus) = open(args)?;
     let tokenizer = Tokenizer::load(&corpus.tokenizer_folder())?;
     let plan = draft.resolve(&corpus, &tokenizer)?;
-    refuse_distillation(&draft, &plan)?;
+    let teachers = Teachers::find(args, &plan, &draft.place(&["distill"]))?;
     if args.dry_run {
         return preview::run(args, &plan, &corpus);
     }
     let Some(out) = &args.out else { anyhow::bail!("name the folder of the run with -o") };
-    train_in(args, &plan, &corpus, out)
+    train_in(args, &plan, (&corpus, &tokenizer), teachers.as_ref(), out)
 }
 
 fn open(args: &TrainArgs) -> anyhow::Result<(Draft, Corpus)> {
@@ -67,24 +71,33 @@ fn open(args: &TrainArgs) -> anyhow::Result<(Draft, Corpus)> {
     Ok((draft, corpus))
 }
 
-fn refuse_distillation(draft: &Draft, plan: &Plan) -> anyhow::Result<()> {
-    match plan.distill {
-        None => Ok(()),
-        Some(_) => {
-            anyhow::bail!("{}: [distill] is not known to this build; leave it out", draft.place(&["distill"]))
-        }
-    }
-}
-
-fn train_in(args: &TrainArgs, plan: &Plan, corpus: &Corpus, out: &Path) -> anyhow::Result<Outcome> {
-    let identity = Identity::of(plan);
+fn train_in(
+    args: &TrainArgs,
+    plan: &Plan,
+    (corpus, tokenizer): (&Corpus, &Tokenizer),
+    teachers: Option<&Teachers>,
+    out: &Path,
+) -> anyhow::Result<Outcome> {
+    // What can't be trained is found out before anything is written.
+    let mut learner = Start::new(args, plan)?.learner()?;
+    plan.check(&learner.info(plan.data.sequence_length)?)?;
+    let mut tasks = Tasks::open(args, plan, out)?;
+    let identity =
+        teachers.map_or_else(|| Identity::of(plan), |teachers| teachers.identify(Identity::of(plan)));
     let folder = Folder::open(out, plan, &identity, args.fresh)?;
     if !folder.locked() {
         warn("this file system has no locks: see to it that no other bheval trains in the same folder");
     }
-    let mut learner = Start::new(args, plan)?.learner()?;
-    let mut tasks = Tasks::open(args, plan, &folder)?;
     let signals = Signals::watch()?;
+    let stop = || signals.seen().is_some();
+    let ask = |teachers: &Teachers| teachers.distiller(plan, (corpus, tokenizer), out, &stop);
+    let mut distiller = match teachers.map(ask).transpose() {
+        Err(error) if was_interrupted(&error) => {
+            tell(&error.to_string());
+            return Ok(Outcome::Interrupted(signals.seen().unwrap_or(signal::INTERRUPT)));
+        }
+        distiller => distiller?,
+    };
     let mut watcher = Watcher::new(args.quiet);
     let finished = train(Job {
         plan,
@@ -93,19 +106,28 @@ fn train_in(args: &TrainArgs, plan: &Plan, corpus: &Corpus, out: &Path) -> anyho
         learner: &mut learner,
         folder: &folder,
         program: PROGRAM,
-        teaching: None,
+        teaching: distiller.as_mut().map(|distiller| distiller as &mut dyn Teaching),
         examiner: tasks.as_mut().map(|tasks| tasks as &mut dyn Examiner),
         observer: &mut watcher,
-        stop: &|| signals.seen().is_some(),
+        stop: &stop,
     });
     drop(watcher);
     match finished {
         Ok(finished) => present(args, plan, &finished, &signals),
+        Err(error) if is_refusal(&error) => Err(error.into()),
         Err(error) => {
             complain(&error.to_string());
             Ok(Outcome::Failed)
         }
     }
+}
+
+/// Whether nothing was begun.
+fn is_refusal(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Plan { .. } | Error::OtherPlan { .. } | Error::NoCheckpoint { .. } | Error::Unfit { .. }
+    )
 }
 
 /// What a learner is made from: a folder with `config.json`, and the backend for it.
@@ -133,7 +155,7 @@ impl<'a> Start<'a> {
 }
 
 /// What `--model FOLDER --backend BACKEND` would be.
-fn model_args(folder: &Path, backend: &str, threads: u32) -> ModelArgs {
+pub(super) fn model_args(folder: &Path, backend: &str, threads: u32) -> ModelArgs {
     ModelArgs {
         model: folder.to_owned(),
         tokenizer: None,
@@ -207,6 +229,9 @@ fn summary(plan: &Plan, finished: &Finished) -> String {
             grouped(best.step),
             best.loss.exp()
         );
+    }
+    if let Some((_, step)) = finished.model.as_ref().filter(|(_, step)| *step != state.step) {
+        text += &format!("\nthe model is that of step {}, the best by its dev loss", grouped(*step));
     }
     match (&finished.model, &finished.checkpoint) {
         (Some((model, _)), _) => text += &format!("\nbheval eval --model {} --tasks blimp", model.display()),

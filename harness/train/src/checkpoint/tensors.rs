@@ -36,7 +36,7 @@ impl<S> Entry<S> {
 pub(super) fn write_tensors<S: Copy>(
     path: &Path,
     mut entries: Vec<Entry<S>>,
-    read: &mut dyn FnMut(S, &mut [f32]) -> Result<(), Error>,
+    mut read: impl FnMut(S, &mut [f32]) -> Result<(), Error>,
 ) -> Result<FileRecord, Error> {
     entries.sort_by(|a, b| a.name.cmp(&b.name));
     let file = File::create_new(path).map_err(Error::file(path, "write"))?;
@@ -163,6 +163,15 @@ impl Stored {
         let mut names: Vec<_> = self.metadata.tensors().into_keys().collect();
         names.sort();
         names
+    }
+
+    /// The names and shapes of its tensors, sorted.
+    pub(crate) fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let shape = |name: String| {
+            let shape = self.metadata.info(&name).map(|info| info.shape.clone()).unwrap_or_default();
+            (name, shape)
+        };
+        self.names().into_iter().map(shape).collect()
     }
 
     /// The values of a tensor that must have this shape.

@@ -86,6 +86,8 @@ impl Stored {
 pub struct DistillPlan {
     /// Folders or files of the teachers.
     pub teachers: Vec<PathBuf>,
+    /// Backend of the teachers: `auto` (by their files), a name, or the path of a plugin.
+    pub backend: String,
     /// From 0 to 1: the weight of the term that `alpha_of` names.
     pub alpha: f64,
     /// Which term that is.
@@ -113,6 +115,7 @@ pub struct DistillPlan {
 #[serde(deny_unknown_fields)]
 struct Keys {
     teachers: Option<Vec<PathBuf>>,
+    backend: Option<String>,
     alpha: Option<f64>,
     #[serde(default)]
     alpha_of: AlphaOf,
@@ -144,6 +147,7 @@ impl DistillPlan {
             serde_json::from_value(Value::Object(table.clone())).map_err(|e| wrong(e.to_string()))?;
         let plan = Self {
             teachers: keys.teachers.unwrap_or_default(),
+            backend: keys.backend.unwrap_or_else(|| "auto".to_owned()),
             alpha: keys.alpha.unwrap_or(0.5),
             alpha_of: keys.alpha_of,
             temperature: keys.temperature.unwrap_or(2.0),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bheval_data::digest::sha256_hex;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::Plan;
 use crate::error::Difference;
@@ -36,7 +36,7 @@ impl Identity {
                 "every_steps": plan.evaluate.every_steps, "tokens": plan.evaluate.tokens,
                 "patience": plan.evaluate.patience, "min_improvement": plan.evaluate.min_improvement,
             },
-            "distill": plan.distill,
+            "distill": plan.distill.as_ref().map(without_places),
         });
         flatten("", &deciding, &mut keys);
         Self(keys)
@@ -65,6 +65,13 @@ impl Identity {
         };
         keys.into_iter().filter_map(difference).collect()
     }
+}
+
+/// `[distill]` without the keys that say where something is kept.
+fn without_places(table: &Map<String, Value>) -> Map<String, Value> {
+    let mut table = table.clone();
+    table.remove("cache_dir");
+    table
 }
 
 fn flatten(key: &str, value: &Value, into: &mut BTreeMap<String, String>) {

@@ -48,7 +48,7 @@ const KNOWN: [(&str, &str, &[&str]); 9] = [
             "fuse_cross_entropy",
             "fuse_linear_cross_entropy",
             "use_l2warp",
-            "initialization",
+            "bheval_init",
         ],
     ),
     (

@@ -172,16 +172,26 @@ impl Bench {
         learner
     }
 
-    /// A run from wherever its folder stands.
-    pub(crate) fn run(&self, run: Run<'_>) -> Result<(Finished, Told, Bigram), (Error, Told)> {
+    /// A run from wherever its folder stands, which ends well.
+    #[track_caller]
+    pub(crate) fn done(&self, run: Run<'_>) -> (Finished, Told, Bigram) {
+        let (finished, told, learner) = self.run(run);
+        (finished.unwrap_or_else(|error| panic!("{error}")), told, learner)
+    }
+
+    /// A run that is refused or stopped.
+    #[track_caller]
+    pub(crate) fn stopped(&self, run: Run<'_>) -> (Error, Told) {
+        let (finished, told, _) = self.run(run);
+        (finished.expect_err("it was to be stopped"), told)
+    }
+
+    fn run(&self, run: Run<'_>) -> (Result<Finished, Error>, Told, Bigram) {
         let mut told = Told::default();
         let mut learner = self.learner(run.plan);
         (run.prepare)(&mut learner);
         let done = self.go(run, &mut learner, &mut told);
-        match done {
-            Ok(finished) => Ok((finished, told, learner)),
-            Err(error) => Err((error, told)),
-        }
+        (done, told, learner)
     }
 
     fn go(&self, run: Run<'_>, learner: &mut Bigram, told: &mut Told) -> Result<Finished, Error> {

@@ -29,7 +29,7 @@ fn a_bigram_learns_the_text_down_to_its_entropy() {
     let bench = Bench::of(8001, 2001);
     let plan = bench.plan(PLAN);
     let run = Run { prepare: &no_dropout, ..Run::new(&plan, "run") };
-    let (finished, told, _) = bench.run(run).map_err(|(e, _)| e).expect("a run");
+    let (finished, told, _) = bench.done(run);
     assert!((told.losses[0] - 12_f64.ln()).abs() < 0.05, "{}", told.losses[0]);
     let last = finished.state.dev.last().expect("a dev loss").loss;
     // H = 0.05 * ln 20 + 0.95 * ln(20 / 19) + 0.95 * ln 3 + what follows an end (ln 3 too, in its own row).
@@ -44,7 +44,7 @@ fn the_micro_batch_changes_the_last_digits_only() {
         let plan = bench.plan(&PLAN.replace("micro_batch = 6", &format!("micro_batch = {micro}")));
         let folder = format!("micro-{micro}");
         let run = Run { prepare: &no_dropout, ..Run::new(&plan, &folder) };
-        bench.run(run).map_err(|(e, _)| e).expect("a run").2.weights()
+        bench.done(run).2.weights()
     };
     let whole = weights(6);
     for micro in [1, 4, 5] {
@@ -60,7 +60,7 @@ fn the_micro_batch_changes_the_last_digits_only() {
 fn a_checkpoint_is_a_model_and_its_state() {
     let bench = Bench::new();
     let plan = bench.plan(PLAN);
-    let (finished, _, mut learner) = bench.run(Run::new(&plan, "run")).map_err(|(e, _)| e).expect("a run");
+    let (finished, _, mut learner) = bench.done(Run::new(&plan, "run"));
     let checkpoint = finished.checkpoint.expect("a checkpoint");
     let expected = [
         "config.json",
@@ -106,7 +106,7 @@ fn checkpoints_stay_by_the_rule() {
     let plan = bench.plan(
         "data.sequence_length = 8\ntrain = {batch = 3, steps = 30}\ncheckpoint = {every_steps = 5, every_words = 100, keep = 2}",
     );
-    let (_, told, _) = bench.run(Run::new(&plan, "run")).map_err(|(e, _)| e).expect("a run");
+    let (_, told, _) = bench.done(Run::new(&plan, "run"));
     let steps = |names: &[String]| -> Vec<u64> {
         names.iter().filter_map(|n| n.strip_prefix("step-")?.parse().ok()).collect()
     };
@@ -116,7 +116,7 @@ fn checkpoints_stay_by_the_rule() {
     let rest = bench.plan(
         "data.sequence_length = 8\ntrain = {batch = 3, steps = 30}\ncheckpoint = {every_steps = 5, keep = 2}",
     );
-    bench.run(Run::new(&rest, "rest")).map_err(|(e, _)| e).expect("a run");
+    bench.done(Run::new(&rest, "rest"));
     assert_eq!(names(&bench.path("rest/checkpoints")), ["step-00000025", "step-00000030"]);
 }
 
@@ -128,7 +128,7 @@ fn training_stops_when_the_dev_loss_does_and_the_best_is_the_model() {
         "data.sequence_length = 8\ntrain = {batch = 4, steps = 400}\ncheckpoint = {every_steps = 0, keep = 1}\n\
          evaluate = {every_steps = 5, patience = 3, min_improvement = 1000.0}",
     );
-    let (finished, told, _) = bench.run(Run::new(&plan, "run")).map_err(|(e, _)| e).expect("a run");
+    let (finished, told, _) = bench.done(Run::new(&plan, "run"));
     assert_eq!((finished.ending, finished.state.step), (Ending::Early, 20));
     assert_eq!(told.dev.iter().map(|d| d.step).collect::<Vec<_>>(), [5, 10, 15, 20]);
     assert_eq!(finished.model.as_ref().expect("a model").1, 5);
@@ -137,7 +137,7 @@ fn training_stops_when_the_dev_loss_does_and_the_best_is_the_model() {
         weights("run/model/model.safetensors") == weights("run/checkpoints/step-00000005/model.safetensors")
     );
     // It stays ended.
-    let (again, ..) = bench.run(Run::new(&plan, "run")).map_err(|(e, _)| e).expect("again");
+    let (again, ..) = bench.done(Run::new(&plan, "run"));
     assert_eq!(again.ending, Ending::Early);
 }
 
@@ -147,7 +147,7 @@ fn dev_loss_is_that_of_every_dev_token_but_the_first() {
     let plan = bench.plan(
         "data.sequence_length = 8\ntrain = {batch = 4, micro_batch = 4, steps = 1}\nevaluate.every_steps = 1",
     );
-    let (finished, _, learner) = bench.run(Run::new(&plan, "run")).map_err(|(e, _)| e).expect("a run");
+    let (finished, _, learner) = bench.done(Run::new(&plan, "run"));
     let tokens = bench.corpus.dev().expect("dev").tokens(0..45).expect("tokens");
     // The definition, in f64.
     let (table, bias) = {
@@ -165,7 +165,7 @@ fn dev_loss_is_that_of_every_dev_token_but_the_first() {
     let some = bench.plan(
         "data.sequence_length = 8\ntrain = {batch = 4, micro_batch = 4, steps = 1}\nevaluate = {every_steps = 1, tokens = 13}",
     );
-    let (finished, ..) = bench.run(Run::new(&some, "some")).map_err(|(e, _)| e).expect("a run");
+    let (finished, ..) = bench.done(Run::new(&some, "some"));
     let expected = tokens[..14].windows(2).map(nats).sum::<f64>() / 13.0;
     assert!((finished.state.dev[0].loss - expected).abs() < 1e-6);
 }
@@ -193,7 +193,7 @@ fn tasks_are_run_at_each_checkpoint_and_again_where_a_kill_came_between() {
     let plan = bench.plan("data.sequence_length = 8\ntrain = {batch = 4, steps = 10}\ncheckpoint = {every_steps = 4, keep = \"all\"}");
     let mut class = Class { fails_at: Some(8), ..Class::default() };
     let run = Run { examiner: Some(&mut class), ..Run::new(&plan, "run") };
-    let (finished, told, _) = bench.run(run).map_err(|(e, _)| e).expect("a run");
+    let (finished, told, _) = bench.done(run);
     assert_eq!(class.seen, [4, 8, 10]);
     assert_eq!(finished.unexamined, [(8, "the teacher is ill".to_owned())]);
     assert!(
@@ -209,7 +209,7 @@ fn tasks_are_run_at_each_checkpoint_and_again_where_a_kill_came_between() {
         .expect("written");
     let mut class = Class::default();
     let run = Run { examiner: Some(&mut class), ..Run::new(&plan, "run") };
-    bench.run(run).map_err(|(e, _)| e).expect("again");
+    bench.done(run);
     assert_eq!(class.seen, [10]);
     assert!(scores().ends_with("10,240,demo,macro,5\n"));
 }
@@ -218,21 +218,26 @@ fn tasks_are_run_at_each_checkpoint_and_again_where_a_kill_came_between() {
 fn training_starts_from_weights_of_another_run() {
     let bench = Bench::new();
     let plan = bench.plan(PLAN);
-    bench.run(Run::new(&plan, "first")).map_err(|(e, _)| e).expect("a run");
+    bench.done(Run::new(&plan, "first"));
     let from = bench.path("first/model").display().to_string();
     let second = bench.plan(&PLAN.replace("seed = 3", &format!("seed = 4, initialise = '{from}'")));
-    let (_, told, _) = bench.run(Run::new(&second, "second")).map_err(|(e, _)| e).expect("a run");
+    let (_, told, _) = bench.done(Run::new(&second, "second"));
     assert!(told.losses[0] < 1.7, "{}", told.losses[0]);
     // It decides the weights, so it is part of the plan.
-    let (error, _) = bench
-        .run(Run::new(&bench.plan(&PLAN.replace("seed = 3", "seed = 4")), "second"))
-        .err()
-        .expect("refused");
+    let other = bench.plan(&PLAN.replace("seed = 3", "seed = 4"));
+    let (error, _) = bench.stopped(Run::new(&other, "second"));
     assert!(error.to_string().contains("train.initialise is "), "{error}");
     // A model of another shape is none to start from.
-    let run = Run { prepare: &|learner| *learner = Bigram::new(13, 0), ..Run::new(&second, "third") };
-    let (error, _) = bench.run(run).err().expect("refused");
-    assert!(error.to_string().contains("table.weight is [12, 12], and the model's is [13, 13]"), "{error}");
+    let wide = bench.plan(&format!(
+        "{}\ndata.vocab_multiple = 16",
+        PLAN.replace("seed = 3", &format!("initialise = '{from}'"))
+    ));
+    let run = Run { prepare: &|learner| *learner = Bigram::new(16, 0), ..Run::new(&wide, "third") };
+    let (error, _) = bench.stopped(run);
+    assert!(error.to_string().contains("table.weight is [12, 12], and the model's is [16, 16]"), "{error}");
+    // Nor is a learner of another vocabulary the one that was planned.
+    let (error, _) = bench.stopped(Run::new(&wide, "fourth"));
+    assert!(error.to_string().contains("model.vocab_size is 16, but the model has 12 rows"), "{error}");
 }
 
 #[test]
@@ -247,7 +252,7 @@ fn an_estimate_is_what_then_happens() {
     assert_eq!((found.parameters, found.tensors, found.memory.parameters), (156, 2, 156 * 16));
     assert_eq!((found.windows, found.tokens, found.epochs), (500, 4000, 2.5));
     assert_eq!(found.flops.total, 3.0 * 24.0 * 4000.0);
-    let (finished, told, _) = bench.run(Run::new(&plan, "run")).map_err(|(e, _)| e).expect("a run");
+    let (finished, told, _) = bench.done(Run::new(&plan, "run"));
     assert_eq!(
         (found.steps, found.tokens, found.words),
         (finished.state.step, finished.state.tokens_seen, finished.state.words_seen)
@@ -272,7 +277,7 @@ fn an_estimate_is_what_then_happens() {
 fn what_is_seen_is_written_by_step() {
     let bench = Bench::new();
     let plan = bench.plan("data.sequence_length = 8\ntrain = {batch = 100, epochs = 1.25}");
-    bench.run(Run::new(&plan, "run")).map_err(|(e, _)| e).expect("a run");
+    bench.done(Run::new(&plan, "run"));
     let rows = steps(&bench.path("run"));
     assert_eq!(
         rows[0],

@@ -23,7 +23,7 @@ fn plan(bench: &Bench, sources: Sources) -> Result<Plan, String> {
 
 #[track_caller]
 fn refused(bench: &Bench, sources: Sources, parts: &[&str]) {
-    let text = plan(bench, sources).err().expect("refused");
+    let text = plan(bench, sources).expect_err("refused");
     for part in parts {
         assert!(text.contains(part), "`{part}` is not in: {text}");
     }

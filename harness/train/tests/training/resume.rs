@@ -20,7 +20,7 @@ const PLAN: &str = r#"
 fn kill_at(bench: &Bench, folder: &str, step: u64) {
     let plan = bench.plan(PLAN);
     let calls = Cell::new(0);
-    // The learner's reads fail from the interrupted step's own checkpoint on, so that the stop saves nothing: a kill.
+    // Stopped politely, what a stop saves beyond the schedule is taken away again.
     let run = Run {
         stop: &|| {
             calls.set(calls.get() + 1);
@@ -28,11 +28,10 @@ fn kill_at(bench: &Bench, folder: &str, step: u64) {
         },
         ..Run::new(&plan, folder)
     };
-    let (finished, ..) = bench.run(run).map_err(|(e, _)| e).expect("a run");
+    let (finished, ..) = bench.done(run);
     assert_eq!((finished.ending, finished.state.step), (Ending::Interrupted, step));
     let checkpoints = bench.path(folder).join("checkpoints");
-    let due = step % 7 == 0 || step == finished.state.step && step % 7 == 0;
-    if !due {
+    if !step.is_multiple_of(7) {
         std::fs::remove_dir_all(checkpoints.join(format!("step-{step:08}"))).expect("removed");
     }
     // What a kill in the middle of a checkpoint and of a row leaves.
@@ -54,7 +53,7 @@ fn ten_kills_end_with_the_same_bits() {
     let bench = Bench::new();
     let plan = bench.plan(PLAN);
     assert_eq!(plan.train.steps, 64);
-    let (whole, told, learner) = bench.run(Run::new(&plan, "whole")).map_err(|(e, _)| e).expect("a run");
+    let (whole, told, learner) = bench.done(Run::new(&plan, "whole"));
     assert_eq!((whole.ending, told.losses.len()), (Ending::Done, 64));
     // Ten steps by a generator that has nothing to do with the plan's seed.
     let mut state = 2024_u64;
@@ -63,8 +62,7 @@ fn ten_kills_end_with_the_same_bits() {
         let step = 1 + (state >> 33) % 63;
         let folder = format!("killed-{kill}");
         kill_at(&bench, &folder, step);
-        let (again, told, resumed) =
-            bench.run(Run::new(&plan, &folder)).map_err(|(e, _)| e).expect("resumed");
+        let (again, told, resumed) = bench.done(Run::new(&plan, &folder));
         assert_eq!(told.started_at, step / 7 * 7, "killed at {step}");
         assert_eq!(told.losses.len() as u64, 64 - step / 7 * 7);
         assert!(resumed.bits() == learner.bits(), "other weights after a kill at step {step}");
@@ -82,7 +80,7 @@ fn ten_kills_end_with_the_same_bits() {
 fn several_interruptions_of_one_run_add_up_to_it() {
     let bench = Bench::new();
     let plan = bench.plan(PLAN);
-    let (_, _, learner) = bench.run(Run::new(&plan, "whole")).map_err(|(e, _)| e).expect("a run");
+    let (_, _, learner) = bench.done(Run::new(&plan, "whole"));
     for round in 0..64 / 9 {
         let calls = Cell::new(0);
         let run = Run {
@@ -92,16 +90,16 @@ fn several_interruptions_of_one_run_add_up_to_it() {
             },
             ..Run::new(&plan, "parts")
         };
-        let (finished, ..) = bench.run(run).map_err(|(e, _)| e).expect("a part");
+        let (finished, ..) = bench.done(run);
         assert_eq!((finished.ending, finished.state.step), (Ending::Interrupted, 9 * (round + 1)));
         assert!(finished.model.is_none() && finished.checkpoint.is_some());
     }
-    let (finished, _, last) = bench.run(Run::new(&plan, "parts")).map_err(|(e, _)| e).expect("the last part");
+    let (finished, _, last) = bench.done(Run::new(&plan, "parts"));
     assert_eq!(finished.ending, Ending::Done);
     assert!(last.bits() == learner.bits());
     assert_eq!(steps(&bench.path("parts")), steps(&bench.path("whole")));
     // Once more: nothing is left to do, and nothing changes.
-    let (again, told, _) = bench.run(Run::new(&plan, "parts")).map_err(|(e, _)| e).expect("done already");
+    let (again, told, _) = bench.done(Run::new(&plan, "parts"));
     assert_eq!((again.ending, again.steps_done, told.losses.len()), (Ending::Done, 0, 0));
     assert_eq!(
         file(&bench.path("parts"), "model/model.safetensors"),
@@ -113,8 +111,9 @@ fn several_interruptions_of_one_run_add_up_to_it() {
 fn the_broken_newest_checkpoint_is_told_and_the_one_before_it_used() {
     let bench = Bench::new();
     let plan = bench.plan(PLAN);
-    let (_, _, learner) = bench.run(Run::new(&plan, "whole")).map_err(|(e, _)| e).expect("a run");
-    let damage: [(&str, fn(&Path)); 5] = [
+    let (_, _, learner) = bench.done(Run::new(&plan, "whole"));
+    type Damage = (&'static str, fn(&Path));
+    let damage: [Damage; 5] = [
         ("bit", |folder| {
             let path = folder.join("optimizer.safetensors");
             let mut bytes = std::fs::read(&path).expect("read");
@@ -137,9 +136,9 @@ fn the_broken_newest_checkpoint_is_told_and_the_one_before_it_used() {
     ];
     for (name, harm) in damage {
         let run = format!("harmed-{name}");
-        bench.run(Run::new(&plan, &run)).map_err(|(e, _)| e).expect("a run");
+        bench.done(Run::new(&plan, &run));
         harm(&bench.path(&run).join("checkpoints/step-00000064"));
-        let (_, told, resumed) = bench.run(Run::new(&plan, &run)).map_err(|(e, _)| e).expect("resumed");
+        let (_, told, resumed) = bench.done(Run::new(&plan, &run));
         assert_eq!(told.started_at, 63, "{name}");
         let warning = told.warnings.first().expect("a warning");
         assert!(warning.contains("damaged") && warning.contains("step-00000064.broken1"), "{warning}");
@@ -155,25 +154,25 @@ fn the_broken_newest_checkpoint_is_told_and_the_one_before_it_used() {
 fn a_run_without_a_whole_checkpoint_is_not_begun_anew_unasked() {
     let bench = Bench::new();
     let plan = bench.plan(PLAN);
-    bench.run(Run::new(&plan, "run")).map_err(|(e, _)| e).expect("a run");
+    bench.done(Run::new(&plan, "run"));
     let checkpoints = bench.path("run/checkpoints");
     for name in names(&checkpoints) {
         std::fs::write(checkpoints.join(name).join("state.json"), "{}").expect("written");
     }
-    let (error, _) = bench.run(Run::new(&plan, "run")).err().expect("refused");
+    let (error, _) = bench.stopped(Run::new(&plan, "run"));
     let text = error.to_string();
     assert!(text.contains("no checkpoint") && text.contains("--fresh"), "{text}");
     let run = Run { fresh: true, ..Run::new(&plan, "run") };
-    assert_eq!(bench.run(run).map_err(|(e, _)| e).expect("anew").0.steps_done, 64);
+    assert_eq!(bench.done(run).0.steps_done, 64);
 }
 
 #[test]
 fn a_checkpoint_of_another_plan_is_refused_with_the_keys_that_differ() {
     let bench = Bench::new();
     let plan = bench.plan(PLAN);
-    bench.run(Run::new(&plan, "run")).map_err(|(e, _)| e).expect("a run");
+    bench.done(Run::new(&plan, "run"));
     let other = bench.plan(&PLAN.replace("0.05", "0.06").replace("micro_batch = 2, ", ""));
-    let (error, _) = bench.run(Run::new(&other, "run")).err().expect("refused");
+    let (error, _) = bench.stopped(Run::new(&other, "run"));
     let text = error.to_string();
     for part in [
         "optimizer.learning_rate is 0.05 there and 0.06 here",
@@ -184,20 +183,17 @@ fn a_checkpoint_of_another_plan_is_refused_with_the_keys_that_differ() {
     }
     assert!(!text.contains("seed"), "{text}");
     // A checkpoint that was carried over from another run.
-    bench.run(Run::new(&other, "other")).map_err(|(e, _)| e).expect("a run");
+    bench.done(Run::new(&other, "other"));
     let (from, to) =
         (bench.path("run/checkpoints/step-00000064"), bench.path("other/checkpoints/step-00000064"));
     std::fs::remove_dir_all(&to).expect("removed");
     std::fs::rename(from, to).expect("moved");
-    let (error, _) = bench.run(Run::new(&other, "other")).err().expect("refused");
+    let (error, _) = bench.stopped(Run::new(&other, "other"));
     assert!(error.to_string().contains("optimizer.learning_rate is 0.05 there and 0.06 here"), "{error}");
     // When checkpoints are written decides nothing.
     let more = bench.plan(&PLAN.replace("every_steps = 7", "every_steps = 9"));
-    assert_eq!(bench.run(Run::new(&more, "again")).map_err(|(e, _)| e).expect("a run").0.steps_done, 64);
-    assert_eq!(
-        bench.run(Run::new(&plan, "again")).map_err(|(e, _)| e).expect("the same run").0.steps_done,
-        0
-    );
+    assert_eq!(bench.done(Run::new(&more, "again")).0.steps_done, 64);
+    assert_eq!(bench.done(Run::new(&plan, "again")).0.steps_done, 0);
 }
 
 #[test]
@@ -220,7 +216,7 @@ fn a_folder_of_somebody_else_is_left_alone() {
     std::fs::write(bench.path("home/letter.txt"), "dear").expect("written");
     let plan = bench.plan(PLAN);
     let run = Run { fresh: true, ..Run::new(&plan, "home") };
-    let (error, _) = bench.run(run).err().expect("refused");
+    let (error, _) = bench.stopped(run);
     assert!(error.to_string().contains("holds letter.txt, but no run"), "{error}");
     assert_eq!(names(&bench.path("home")), ["letter.txt"]);
 }

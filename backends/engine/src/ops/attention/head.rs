@@ -9,12 +9,21 @@ use bheval_kernels::small::{multiply, padded};
 use bheval_kernels::{Isa, Kernel, LANES, launch};
 
 use super::Attention;
-use super::softmax::{Softmax, SoftmaxBack};
+use super::dropout::WeightDropout;
+use super::softmax::{Block, Softmax, SoftmaxBack};
 use crate::ops::rotary::Rotary;
 use crate::tape::Setting;
 
 /// Queries whose probabilities exist together.
 const BLOCK: usize = 64;
+
+/// Which heads of which sequence, and what is dropped of their weights.
+#[derive(Clone, Copy)]
+pub(super) struct Task {
+    pub(super) sequence: usize,
+    pub(super) shared: usize,
+    pub(super) dropout: Option<WeightDropout>,
+}
 
 /// Query heads that share keys and values, in one sequence `x [steps, q|k|v]`.
 pub(super) struct Group<'a> {
@@ -36,6 +45,8 @@ pub(super) struct Group<'a> {
     before: usize,
     scale: f32,
     rotary: Option<&'a Rotary>,
+    sequence: usize,
+    dropout: Option<WeightDropout>,
     x: &'a [f32],
 }
 
@@ -70,7 +81,7 @@ struct Room {
     dy: Vec<f32>,
     dy_t: Vec<f32>,
     scores: Vec<f32>,
-    dp: Vec<f32>,
+    dw: Vec<f32>,
     out: Vec<f32>,
 }
 
@@ -87,8 +98,8 @@ fn room(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
 }
 
 impl<'a> Group<'a> {
-    pub(super) fn new(setting: Setting, attention: &'a Attention, shared: usize, x: &'a [f32]) -> Self {
-        let (dim, (queries, key, value)) = (attention.heads.dim, attention.segments(shared));
+    pub(super) fn new(setting: Setting, attention: &'a Attention, task: Task, x: &'a [f32]) -> Self {
+        let (dim, (queries, key, value)) = (attention.heads.dim, attention.segments(task.shared));
         Self {
             isa: setting.isa,
             steps: setting.steps,
@@ -97,13 +108,15 @@ impl<'a> Group<'a> {
             // No power of two, which would put all rows into the same few lines of the cache.
             stride: padded(setting.steps) + LANES,
             width: attention.width(),
-            before: shared * queries.len(),
+            before: task.shared * queries.len(),
             queries: queries.map(|segment| segment * dim).collect(),
             key: key * dim,
             value: value * dim,
             all: attention.heads.count,
             scale: attention.scale,
             rotary: attention.rotary.as_deref(),
+            sequence: task.sequence,
+            dropout: task.dropout,
             x,
         }
     }
@@ -118,8 +131,8 @@ impl<'a> Group<'a> {
                     self.load_queries(head, at.clone(), r);
                     self.scores(at.clone(), &r.queries, &r.keys_t, &mut r.scores);
                     let scores = &mut r.scores[..at.len() * self.stride];
-                    let (seen, end) = (self.seen(&at), at.end);
-                    launch(self.isa, Softmax { scores, stride: self.stride, seen, first: at.start, sums });
+                    let (block, end) = (self.block(head, &at), at.end);
+                    launch(self.isa, Softmax { block, scores, sums });
                     let o = room(&mut r.out, at.len() * self.wide);
                     self.weighted(&r.scores, (at.len(), end), &r.values, o);
                     let to = Rows { rows: &mut out.y[at], column: head * self.dim, dim: self.dim };
@@ -176,22 +189,29 @@ impl<'a> Group<'a> {
             Along { a: of_head(y), b: of_head(dy), dim: self.dim, first: at.start, out: &mut delta[..len] },
         );
         self.scores(at.clone(), &r.queries, &r.keys_t, &mut r.scores);
-        self.scores(at.clone(), &r.dy, &r.values_t, &mut r.dp);
-        let (scores, dp) = (&mut r.scores[..len * stride], &mut r.dp[..len * stride]);
-        let (seen, first) = (self.seen(&at), at.start);
-        launch(self.isa, SoftmaxBack { scores, dp, stride, seen, first, sums, delta: &delta[..len] });
-        for (a, b, c) in [(&r.dy_t, &r.scores, &mut r.dvalues_t), (&r.queries_t, &r.dp, &mut r.dkeys_t)] {
+        self.scores(at.clone(), &r.dy, &r.values_t, &mut r.dw);
+        let (scores, dw) = (&mut r.scores[..len * stride], &mut r.dw[..len * stride]);
+        let block = self.block(head, &at);
+        launch(self.isa, SoftmaxBack { block, scores, dw, sums, delta: &delta[..len] });
+        let seen = block.seen;
+        for (a, b, c) in [(&r.dy_t, &r.scores, &mut r.dvalues_t), (&r.queries_t, &r.dw, &mut r.dkeys_t)] {
             let a = View::with_stride(a, self.dim, len, BLOCK);
             let c = ViewMut::with_stride(c, self.dim, seen, stride);
             multiply(self.isa, a, View::with_stride(b, len, seen, stride), Store::Add, c);
         }
-        self.weighted(&r.dp, (len, at.end), &r.keys, room(&mut r.out, len * self.wide));
+        self.weighted(&r.dw, (len, at.end), &r.keys, room(&mut r.out, len * self.wide));
     }
 
     /// Blocks of queries.
     fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let steps = self.steps;
         (0..steps).step_by(BLOCK).map(move |begin| begin..(begin + BLOCK).min(steps))
+    }
+
+    fn block(&self, head: usize, at: &Range<usize>) -> Block {
+        let number = (self.sequence * self.all + self.before + head) * self.steps + at.start;
+        let dropout = self.dropout.map(|dropout| (dropout, number as u64));
+        Block { stride: self.stride, seen: self.seen(at), first: at.start, dropout }
     }
 
     /// Columns of the scores of a block, in whole tiles.

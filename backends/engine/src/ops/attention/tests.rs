@@ -7,7 +7,13 @@ use super::*;
 use crate::check::{Case, hold, normal, same_bits, setting};
 
 /// The definition, one score at a time.
-fn twin(a: &Attention, frequencies: Option<&Frequencies>, steps: usize, x: &[f64]) -> Vec<f64> {
+fn twin(
+    a: &Attention,
+    frequencies: Option<&Frequencies>,
+    steps: usize,
+    dropout: Option<WeightDropout>,
+    x: &[f64],
+) -> Vec<f64> {
     let Heads { count, shared, dim } = a.heads;
     let width = (count + 2 * shared) * dim;
     let segment = |row: &[f64], segment: usize| row[segment * dim..][..dim].to_vec();
@@ -25,7 +31,7 @@ fn twin(a: &Attention, frequencies: Option<&Frequencies>, steps: usize, x: &[f64
         x
     };
     let mut y = vec![];
-    for sequence in x.chunks(steps * width) {
+    for (i, sequence) in x.chunks(steps * width).enumerate() {
         let rows: Vec<&[f64]> = sequence.chunks(width).collect();
         for t in 0..steps {
             for head in 0..count {
@@ -37,8 +43,10 @@ fn twin(a: &Attention, frequencies: Option<&Frequencies>, steps: usize, x: &[f64
                 };
                 let p: Vec<f64> = (0..=t).map(|s| score(s).exp()).collect();
                 let sum: f64 = p.iter().sum();
+                let choices = dropout.map(|dropout| dropout.of(((i * count + head) * steps + t) as u64));
+                let kept = |s: usize| choices.map_or(1.0, |choices| f64::from(choices.factor(s as u32)));
                 y.extend((0..dim).map(|d| {
-                    let one = |s: usize| p[s] * segment(rows[s], place(2, key))[d];
+                    let one = |s: usize| p[s] * kept(s) * segment(rows[s], place(2, key))[d];
                     (0..=t).map(one).sum::<f64>() / sum
                 }));
             }
@@ -49,14 +57,18 @@ fn twin(a: &Attention, frequencies: Option<&Frequencies>, steps: usize, x: &[f64
 
 fn make(heads: Heads, layout: Layout, frequencies: Option<&Frequencies>, steps: usize) -> Attention {
     let rotary = frequencies.map(|f| Arc::new(Rotary::new(f, steps)));
-    Attention { heads, layout, scale: 0.6, rotary }
+    Attention { heads, layout, scale: 0.6, rotary, dropout: 0.0 }
 }
 
 fn check(batch: usize, steps: usize, heads: Heads, layout: Layout, frequencies: Option<&Frequencies>) {
     let a = make(heads, layout, frequencies, steps);
     let inputs = [normal(batch * steps * a.width(), 1.0, steps as u64)];
     let case = Case { setting: setting(batch, steps), inputs: &inputs, parameters: &[], tolerance: 3e-6 };
-    hold(&case, |tape, x, _| attention(tape, x[0], a.clone()), |x, _| twin(&a, frequencies, steps, &x[0]));
+    hold(
+        &case,
+        |tape, x, _| attention(tape, x[0], a.clone()),
+        |x, _| twin(&a, frequencies, steps, None, &x[0]),
+    );
 }
 
 #[test]
@@ -94,6 +106,25 @@ fn one_and_three_threads_give_the_same_bits() {
     let inputs = [normal(3 * 130 * a.width(), 1.0, 5)];
     let case = Case { setting: setting(3, 130), inputs: &inputs, parameters: &[], tolerance: 0.0 };
     same_bits(&case, |tape, x, _| attention(tape, x[0], a.clone()));
+}
+
+#[test]
+fn dropped_weights_are_the_same_there_and_back() {
+    let (steps, heads) = (18, Heads { count: 4, shared: 2, dim: 3 });
+    let a = Attention { dropout: 0.4, ..make(heads, Layout::Parts, None, steps) };
+    let inputs = [normal(2 * steps * a.width(), 1.0, 6)];
+    let setting = crate::tape::Setting { dropout: Some(3), ..setting(2, steps) };
+    let case = Case { setting, inputs: &inputs, parameters: &[], tolerance: 3e-6 };
+    let drawn = std::sync::Mutex::new(0);
+    let run = |tape: &mut Tape<'_>, x: &[Value], _: &[crate::parameters::Parameter]| {
+        *drawn.lock().expect("no test thread panicked") = seed(tape, 0.4).expect("in training");
+        attention(tape, x[0], a.clone())
+    };
+    hold(&case, run, |x, _| {
+        let dropout = WeightDropout::new(*drawn.lock().expect("no test thread panicked"), 0.4);
+        twin(&a, None, steps, Some(dropout), &x[0])
+    });
+    same_bits(&case, run);
 }
 
 /// Large scores, whose exponentials alone would overflow.

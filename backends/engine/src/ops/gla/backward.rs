@@ -89,15 +89,13 @@ pub(super) fn backward<'o>(
         for index in 1..here {
             chunk.load(isa, head, (first + index - 1) * CHUNK);
             let (before, after) = states.split_at_mut(index * size * size);
-            let state = &mut after[..size * size];
-            state.copy_from_slice(&before[(index - 1) * size * size..]);
-            let start = Start::Scaled(chunk.whole());
+            let (before, state) = (&before[(index - 1) * size * size..], &mut after[..size * size]);
+            let start = Start::ScaledFrom(before, chunk.whole());
             let Chunk { k_exit, v, .. } = &chunk;
             launch(isa, Product { a: v, transposed: true, b: k_exit, inner: CHUNK, start, c: state });
         }
         for index in (0..here).rev() {
             let begin = (first + index) * CHUNK;
-            // The chunk that the states were made from last is the first to go back through but one.
             chunk.load(isa, head, begin);
             let steps = begin..head.steps().min(begin + CHUNK);
             work.d_o.fill(0.0);
@@ -124,13 +122,14 @@ impl Work<'_> {
         let zero = Start::Zero;
         launch(isa, Product { a: d_o, transposed: false, b: state, inner: size, start: zero, c: dq_entry });
         launch(isa, Product { a: v, transposed: false, b: d_state, inner: size, start: zero, c: dk_exit });
-        launch(isa, Product { a, transposed: true, b: d_o, inner: CHUNK, start: zero, c: dv });
-        launch(isa, Transpose { x: chunk.k_exit, columns: size, add: false, y: k_exit });
+        launch(isa, Transpose { x: chunk.k_exit, columns: size, y: k_exit });
         launch(
             isa,
             Product { a: d_state, transposed: false, b: k_exit, inner: size, start: zero, c: dv_exit },
         );
-        launch(isa, Transpose { x: dv_exit, columns: CHUNK, add: true, y: dv });
+        launch(isa, Transpose { x: dv_exit, columns: CHUNK, y: dv });
+        let start = Start::Sum;
+        launch(isa, Product { a, transposed: false, b: d_o, inner: CHUNK, start, c: dv });
         launch(isa, Through { state, d_state, out: through });
         launch(isa, Gather { q, k, entry, exit, d_a, dq_entry, dk_exit, through, dq, dk, dg });
         let start = Start::Scaled(chunk.whole());

@@ -44,26 +44,33 @@ impl Kernel for Gather<'_> {
                 let at = t * size + c;
                 let (q, k, own) = (lanes(self.q, at), lanes(self.k, at), self.d_a[t * CHUNK + t]);
                 let (entry, dq_entry) = (lanes(self.entry, at), lanes(self.dq_entry, at));
-                let (dq, dk) = (&mut self.dq[at..][..LANES], &mut self.dk[at..][..LANES]);
+                let (mut dq, mut dk) = (lanes(self.dq, at), lanes(self.dk, at));
                 for l in 0..LANES {
                     dq[l] = entry[l].mul_add(dq_entry[l], dq[l]);
                     after[l] = q[l].mul_add(dq[l], after[l]) - k[l] * dk[l];
                     dq[l] = own.mul_add(k[l], dq[l]);
                     dk[l] = own.mul_add(q[l], dk[l]);
                 }
+                self.dq[at..][..LANES].copy_from_slice(&dq);
+                self.dk[at..][..LANES].copy_from_slice(&dk);
                 self.dg[at..][..LANES].copy_from_slice(&after);
             }
-            let (whole, through) = (lanes(self.entry, (CHUNK - 1) * size + c), lanes(self.through, c));
-            let mut before: [f32; LANES] = std::array::from_fn(|l| whole[l] * through[l]);
-            for at in (c..).step_by(size).take(CHUNK) {
+            let (whole, mut before) = (lanes(self.entry, (CHUNK - 1) * size + c), lanes(self.through, c));
+            for l in 0..LANES {
+                before[l] *= whole[l];
+            }
+            for t in 0..CHUNK {
+                let at = t * size + c;
                 let (k, exit, dk_exit) = (lanes(self.k, at), lanes(self.exit, at), lanes(self.dk_exit, at));
-                let (dg, dk) = (&mut self.dg[at..][..LANES], &mut self.dk[at..][..LANES]);
+                let (mut dg, mut dk) = (lanes(self.dg, at), lanes(self.dk, at));
                 for l in 0..LANES {
                     dg[l] += before[l];
                     let leaving = exit[l] * dk_exit[l];
                     dk[l] += leaving;
                     before[l] = k[l].mul_add(leaving, before[l]);
                 }
+                self.dg[at..][..LANES].copy_from_slice(&dg);
+                self.dk[at..][..LANES].copy_from_slice(&dk);
             }
         }
     }
@@ -80,9 +87,15 @@ impl Kernel for Through<'_> {
     #[inline(always)]
     fn run(self, _: Isa) {
         let size = self.out.len();
-        self.out.fill(0.0);
-        for (s, d) in self.state.chunks_exact(size).zip(self.d_state.chunks_exact(size)) {
-            self.out.iter_mut().zip(s.iter().zip(d)).for_each(|(out, (s, d))| *out = s.mul_add(*d, *out));
+        for c in (0..size).step_by(LANES) {
+            let mut sum = [0.0f32; LANES];
+            for (s, d) in self.state.chunks_exact(size).zip(self.d_state.chunks_exact(size)) {
+                let (s, d) = (lanes(s, c), lanes(d, c));
+                for l in 0..LANES {
+                    sum[l] = s[l].mul_add(d[l], sum[l]);
+                }
+            }
+            self.out[c..][..LANES].copy_from_slice(&sum);
         }
     }
 }
@@ -137,12 +150,12 @@ impl Kernel for Inputs<'_, '_> {
             outs.zip(z).zip(bounds.zip(gradients))
         {
             let (open, closed) = sigmoids(*z);
-            let part = complement * open;
-            // Where there is no bound the quotient of two numbers that may both be 0 is 1.
-            let ratio = if *bound > 0.0 { part / f } else { 1.0 };
-            put(dz, (dg * ratio - dk * part) * closed);
-            // A bound of 0 is none, or comes from weights that are 0, through which nothing goes further.
-            *d_bound += if *bound > 0.0 { (dg / f - dk) * closed } else { 0.0 };
+            let (part, bounded) = (complement * open, *bound > 0.0);
+            // `dg / f`, but where there is no bound `dg`, and `part / f` is 1: both may be 0. A bound of 0 has no gradient: it
+            // is none, or comes from weights that are 0, through which nothing goes further.
+            let per_f = dg / if bounded { *f } else { 1.0 };
+            put(dz, (per_f * if bounded { part } else { 1.0 } - dk * part) * closed);
+            *d_bound += if bounded { (per_f - dk) * closed } else { 0.0 };
         }
     }
 }

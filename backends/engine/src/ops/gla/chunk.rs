@@ -6,7 +6,7 @@
 use bheval_kernels::elementwise::{sigmoids, silu};
 use bheval_kernels::{Isa, Kernel, LANES};
 
-use super::tiles::{lanes, total};
+use super::tiles::{Block, lanes};
 
 /// Steps of a chunk. Reading and updating the state costs the same for any length; what pairs of steps cost grows with it.
 pub(super) const CHUNK: usize = 16;
@@ -86,13 +86,17 @@ impl Kernel for Load<'_, '_> {
         for (rows, filler) in [(&mut *q, 0.0), (&mut *k, 0.0), (&mut *f, 1.0), (&mut *v, 0.0)] {
             rows[used..].fill(filler);
             if size > head.dim {
-                rows[..used].chunks_exact_mut(size).for_each(|row| row[head.dim..].fill(filler));
+                for row in rows[..used].chunks_exact_mut(size) {
+                    row[head.dim..].fill(filler);
+                }
             }
         }
         for (t, step) in steps.enumerate() {
             let ([u, z, i], at) = (head.row(step), t * size..t * size + head.dim);
             v[at.clone()].copy_from_slice(i);
-            q[at.clone()].iter_mut().zip(u).for_each(|(q, u)| *q = silu(*u) * scale);
+            for (q, u) in q[at.clone()].iter_mut().zip(u) {
+                *q = silu(*u) * scale;
+            }
             let gates = f[at.clone()].iter_mut().zip(&mut k[at]).zip(z);
             for (((f, k), z), (bound, complement)) in gates.zip(head.bound.iter().zip(head.complement)) {
                 let (open, closed) = sigmoids(*z);
@@ -124,27 +128,41 @@ impl Kernel for Decay<'_> {
         let size = self.f.len() / CHUNK;
         for c in (0..size).step_by(LANES) {
             let mut product = [1.0f32; LANES];
-            for at in (c..).step_by(size).take(CHUNK) {
-                let (f, q) = (lanes(self.f, at), lanes(self.q, at));
-                product = std::array::from_fn(|l| product[l] * f[l]);
+            for t in 0..CHUNK {
+                let at = t * size + c;
+                times(&mut product, &self.f[at..]);
                 self.entry[at..][..LANES].copy_from_slice(&product);
-                self.q_entry[at..][..LANES]
-                    .copy_from_slice(&std::array::from_fn::<_, LANES, _>(|l| q[l] * product[l]));
+                put_product(&mut self.q_entry[at..], &product, &self.q[at..]);
             }
             let mut product = [1.0f32; LANES];
             for t in (0..CHUNK).rev() {
                 let at = t * size + c;
-                let (f, k) = (lanes(self.f, at), lanes(self.k, at));
                 self.exit[at..][..LANES].copy_from_slice(&product);
-                self.k_exit[at..][..LANES]
-                    .copy_from_slice(&std::array::from_fn::<_, LANES, _>(|l| k[l] * product[l]));
-                product = std::array::from_fn(|l| product[l] * f[l]);
+                put_product(&mut self.k_exit[at..], &product, &self.k[at..]);
+                times(&mut product, &self.f[at..]);
             }
         }
     }
 }
 
-/// `A_ij = Σ_k q_ik k_jk f_{j+1,k} ⋯ f_ik` for `j <= i`, else 0: `[CHUNK, CHUNK]`.
+/// `x = x ⊙ y`
+#[inline(always)]
+fn times(x: &mut [f32; LANES], y: &[f32]) {
+    let y = lanes(y, 0);
+    for l in 0..LANES {
+        x[l] *= y[l];
+    }
+}
+
+/// `out = x ⊙ y`
+#[inline(always)]
+fn put_product(out: &mut [f32], x: &[f32; LANES], y: &[f32]) {
+    let mut product = *x;
+    times(&mut product, y);
+    out[..LANES].copy_from_slice(&product);
+}
+
+/// `A_ij = Σ_k q_ik k_jk f_{j+1,k} ⋯ f_ik` for `j <= i`, else 0: `[CHUNK, CHUNK]`, transposed.
 pub(super) struct Scores<'a> {
     pub(super) q: &'a [f32],
     pub(super) k: &'a [f32],
@@ -157,39 +175,46 @@ impl Kernel for Scores<'_> {
     fn run(self, _: Isa) {
         let Self { q, k, f, a } = self;
         let size = f.len() / CHUNK;
-        a.fill(0.0);
-        // Four registers at a time, the rest one by one, whatever the instruction set: the order of a sum depends on it.
-        let wide = size / (4 * LANES) * (4 * LANES);
-        (0..wide).step_by(4 * LANES).for_each(|c| add_scores::<4>([q, k, f], c, a));
-        (wide..size).step_by(LANES).for_each(|c| add_scores::<1>([q, k, f], c, a));
-    }
-}
-
-/// Adds the channels from `c` on, `N` registers of them.
-#[inline(always)]
-fn add_scores<const N: usize>([q, k, f]: [&[f32]; 3], c: usize, a: &mut [f32]) {
-    let size = f.len() / CHUNK;
-    let row = |x: &[f32], t: usize| -> [[f32; LANES]; N] {
-        std::array::from_fn(|n| lanes(x, t * size + c + n * LANES))
-    };
-    for j in 0..CHUNK {
-        let mut key = row(k, j);
-        for i in j..CHUNK {
-            if i > j {
-                let f = row(f, i);
-                key = std::array::from_fn(|n| std::array::from_fn(|l| key[n][l] * f[n][l]));
+        for (j, a) in a.chunks_exact_mut(CHUNK).enumerate() {
+            let mut sums = Block::ZERO;
+            let mut c = 0;
+            while c + 4 * LANES <= size {
+                add_scores::<4>([q, k, f], size, (j, c), &mut sums);
+                c += 4 * LANES;
             }
-            let q = row(q, i);
-            let mut sum = [0.0f32; LANES];
-            for n in 0..N {
-                sum = std::array::from_fn(|l| q[n][l].mul_add(key[n][l], sum[l]));
+            while c < size {
+                add_scores::<1>([q, k, f], size, (j, c), &mut sums);
+                c += LANES;
             }
-            a[i * CHUNK + j] += total(&sum);
+            a.copy_from_slice(&sums.totals());
         }
     }
 }
 
-/// `dA_ij = dO_i · v_j` for `j <= i`, else 0: `[CHUNK, CHUNK]`.
+/// Adds `N` registers of channels, from `c` on, to each lane's part of `A_ij`, `i` from `j` on.
+#[inline(always)]
+fn add_scores<const N: usize>([q, k, f]: [&[f32]; 3], size: usize, (j, c): (usize, usize), sums: &mut Block) {
+    let mut key = registers::<N>(k, j * size + c);
+    for i in j..CHUNK {
+        let mut sum = sums.0[i];
+        let (f, q) = (registers::<N>(f, i * size + c), registers::<N>(q, i * size + c));
+        for n in 0..N {
+            for l in 0..LANES {
+                key[n][l] *= if i > j { f[n][l] } else { 1.0 };
+                sum[l] = q[n][l].mul_add(key[n][l], sum[l]);
+            }
+        }
+        sums.0[i] = sum;
+    }
+}
+
+/// `N` registers from `at` on.
+#[inline(always)]
+fn registers<const N: usize>(x: &[f32], at: usize) -> [[f32; LANES]; N] {
+    std::array::from_fn(|n| lanes(x, at + n * LANES))
+}
+
+/// `dA_ij = dO_i · v_j` for `j <= i`, else 0: `[CHUNK, CHUNK]`, transposed.
 pub(super) struct ScoreGradients<'a> {
     pub(super) d_o: &'a [f32],
     pub(super) v: &'a [f32],
@@ -199,24 +224,20 @@ pub(super) struct ScoreGradients<'a> {
 impl Kernel for ScoreGradients<'_> {
     #[inline(always)]
     fn run(self, _: Isa) {
-        /// Columns of `dA` that share a row of `dO`.
-        const COLUMNS: usize = 4;
         let size = self.v.len() / CHUNK;
-        self.d_a.fill(0.0);
-        for i in 0..CHUNK {
-            for j in (0..=i).step_by(COLUMNS) {
-                let mut sums = [[0.0f32; LANES]; COLUMNS];
+        for (j, d_a) in self.d_a.chunks_exact_mut(CHUNK).enumerate() {
+            let mut sums = Block::ZERO;
+            for i in j..CHUNK {
+                let mut sum = [0.0f32; LANES];
                 for c in (0..size).step_by(LANES) {
-                    let d_o = lanes(self.d_o, i * size + c);
-                    for (n, sum) in sums.iter_mut().enumerate() {
-                        let v = lanes(self.v, (j + n) * size + c);
-                        *sum = std::array::from_fn(|l| d_o[l].mul_add(v[l], sum[l]));
+                    let (v, d_o) = (lanes(self.v, j * size + c), lanes(self.d_o, i * size + c));
+                    for l in 0..LANES {
+                        sum[l] = d_o[l].mul_add(v[l], sum[l]);
                     }
                 }
-                for (n, sum) in sums.iter().enumerate().take(i + 1 - j) {
-                    self.d_a[i * CHUNK + j + n] = total(sum);
-                }
+                sums.0[i] = sum;
             }
+            d_a.copy_from_slice(&sums.totals());
         }
     }
 }
@@ -237,27 +258,23 @@ impl Kernel for Within<'_> {
     fn run(self, _: Isa) {
         let size = self.f.len() / CHUNK;
         for c in (0..size).step_by(LANES) {
-            let block =
-                |x: &[f32]| -> [[f32; LANES]; CHUNK] { std::array::from_fn(|t| lanes(x, t * size + c)) };
-            let (q, f) = (block(self.q), block(self.f));
-            let mut dq = [[0.0f32; LANES]; CHUNK];
+            let (q, f) = (Block::read(self.q, size, c), Block::read(self.f, size, c));
+            let mut dq = Block::ZERO;
             for j in 0..CHUNK {
                 let key = lanes(self.k, j * size + c);
                 let (mut decay, mut dk) = ([1.0f32; LANES], [0.0f32; LANES]);
                 for i in j + 1..CHUNK {
-                    let d_a = self.d_a[i * CHUNK + j];
+                    let d_a = self.d_a[j * CHUNK + i];
                     for l in 0..LANES {
-                        decay[l] *= f[i][l];
+                        decay[l] *= f.0[i][l];
                         let part = d_a * decay[l];
-                        dq[i][l] = part.mul_add(key[l], dq[i][l]);
-                        dk[l] = part.mul_add(q[i][l], dk[l]);
+                        dq.0[i][l] = part.mul_add(key[l], dq.0[i][l]);
+                        dk[l] = part.mul_add(q.0[i][l], dk[l]);
                     }
                 }
                 self.dk[j * size + c..][..LANES].copy_from_slice(&dk);
             }
-            for (t, dq) in dq.iter().enumerate() {
-                self.dq[t * size + c..][..LANES].copy_from_slice(dq);
-            }
+            dq.write(self.dq, size, c);
         }
     }
 }

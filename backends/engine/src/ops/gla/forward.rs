@@ -82,7 +82,7 @@ pub(super) fn forward(
         let entered =
             Product { a: q_entry, transposed: false, b: state, inner: size, start: Start::Zero, c: o };
         launch(isa, entered);
-        launch(isa, Product { a, transposed: false, b: v, inner: CHUNK, start: Start::Sum, c: o });
+        launch(isa, Product { a, transposed: true, b: v, inner: CHUNK, start: Start::Sum, c: o });
         let start = Start::ScaledRows(chunk.whole());
         launch(isa, Product { a: k_exit, transposed: true, b: v, inner: CHUNK, start, c: state });
         out.iter_mut().zip(o.chunks_exact(size)).for_each(|(out, o)| out.copy_from_slice(&o[..head.dim]));

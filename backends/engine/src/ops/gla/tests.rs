@@ -1,5 +1,6 @@
 //! The operation against the token recurrence in f64.
 #![allow(clippy::print_stdout)] // Largest errors, shown by `--nocapture`.
+#![allow(clippy::unwrap_used)] // Candle's results for shapes that are right by construction.
 
 mod twin;
 
@@ -154,8 +155,8 @@ fn error(case: &Case, what: &str) -> f64 {
 fn every_length_head_and_size_is_the_recurrence() {
     let mut worst = 0.0_f64;
     for steps in LENGTHS {
-        for (heads, dim) in [(1, 128), (2, 64), (3, 16), (2, 20)] {
-            for bound in [0.0, 0.5] {
+        for (heads, dim, bound) in [(1, 128, 0.0), (1, 64, 0.5), (2, 32, 0.0), (3, 16, 0.5), (2, 20, 0.3)] {
+            if steps.is_multiple_of(65) || dim < 100 {
                 let case = case(steps, heads, dim, Gates::Normal(1.0), bound);
                 worst =
                     worst.max(error(&case, &format!("{steps} steps, {heads} heads of {dim}, bound {bound}")));

@@ -11,12 +11,14 @@ pub(super) enum Start<'a> {
     Sum,
     /// What `c` holds, each column scaled by a factor.
     Scaled(&'a [f32]),
+    /// Another matrix, each column scaled by a factor.
+    ScaledFrom(&'a [f32], &'a [f32]),
     /// What `c` holds, each row scaled by a factor.
     ScaledRows(&'a [f32]),
 }
 
-/// `c[rows, columns] = start + a[rows, inner] · b[inner, columns]`, every sum in the order of `inner`. Rows and columns are
-/// multiples of [`LANES`].
+/// `c[rows, columns] = start + a[rows, inner] · b[inner, columns]`, the products summed in their order first. Rows
+/// and columns are multiples of [`LANES`].
 pub(super) struct Product<'a> {
     /// `[rows, inner]`, or `[inner, rows]` where it is transposed.
     pub(super) a: &'a [f32],
@@ -30,86 +32,119 @@ pub(super) struct Product<'a> {
 impl Kernel for Product<'_> {
     #[inline(always)]
     fn run(mut self, isa: Isa) {
-        match (isa.is_wide(), self.transposed) {
-            (true, false) => self.tiles::<8, 2, false>(),
-            (true, true) => self.tiles::<8, 2, true>(),
-            (false, false) => self.tiles::<4, 1, false>(),
-            (false, true) => self.tiles::<4, 1, true>(),
-        }
-    }
-}
-
-impl Product<'_> {
-    /// Tiles of `R` rows and `V` registers: as many sums as the instruction set has registers for.
-    #[inline(always)]
-    fn tiles<const R: usize, const V: usize, const T: bool>(&mut self) {
         let columns = self.b.len() / self.inner;
-        let rows = self.c.len() / columns;
         let mut column = 0;
         while column < columns {
-            if column + V * LANES <= columns {
-                (0..rows).step_by(R).for_each(|row| self.tile::<R, V, T>(row, column));
-                column += V * LANES;
-            } else {
-                (0..rows).step_by(R).for_each(|row| self.tile::<R, 1, T>(row, column));
-                column += LANES;
+            let wide = isa.is_wide() && column + 2 * LANES <= columns;
+            let mut row = 0;
+            while row < self.c.len() / columns {
+                if wide {
+                    self.tile::<2>(row, column);
+                } else {
+                    self.tile::<1>(row, column);
+                }
+                row += ROWS;
             }
+            column += if wide { 2 * LANES } else { LANES };
         }
     }
+}
 
+/// Rows of a tile: with two registers a row, or one of AVX2's pairs, as many sums as keep its units for multiplication busy.
+/// With 8 the compiler gathers down the rows instead, 40 times slower.
+const ROWS: usize = 4;
+
+impl Product<'_> {
+    /// `V` registers of columns.
     #[inline(always)]
-    fn tile<const R: usize, const V: usize, const T: bool>(&mut self, row: usize, column: usize) {
-        let (inner, columns) = (self.inner, self.b.len() / self.inner);
+    fn tile<const V: usize>(&mut self, row: usize, column: usize) {
+        let columns = self.b.len() / self.inner;
         let rows = self.c.len() / columns;
-        let mut sums = [[[0.0f32; LANES]; V]; R];
-        for (r, sums) in sums.iter_mut().enumerate() {
-            for (v, sums) in sums.iter_mut().enumerate() {
-                let at = column + v * LANES;
-                let c = lanes(self.c, (row + r) * columns + at);
-                *sums = match self.start {
+        let sums = match self.transposed {
+            true => sums_down::<V>(&self.a[row..], rows, &self.b[column..], columns, self.inner),
+            false => sums_along::<V>(&self.a[row * self.inner..], &self.b[column..], columns, self.inner),
+        };
+        for r in 0..ROWS {
+            for v in 0..V {
+                let (row, column) = (row + r, column + v * LANES);
+                let at = row * columns + column;
+                let old = match self.start {
                     Start::Zero => [0.0; LANES],
-                    Start::Sum => c,
-                    Start::Scaled(by) => {
-                        let by = lanes(by, at);
-                        std::array::from_fn(|l| c[l] * by[l])
-                    }
-                    Start::ScaledRows(by) => c.map(|c| c * by[row + r]),
+                    Start::ScaledFrom(from, _) => lanes(from, at),
+                    _ => lanes(self.c, at),
                 };
-            }
-        }
-        if T {
-            for (a, b) in self.a.chunks_exact(rows).zip(self.b.chunks_exact(columns)) {
-                let a: [f32; R] = std::array::from_fn(|r| a[row + r]);
-                step(a, b, column, &mut sums);
-            }
-        } else {
-            let a: [&[f32]; R] = std::array::from_fn(|r| &self.a[(row + r) * inner..][..inner]);
-            for (k, b) in self.b.chunks_exact(columns).enumerate() {
-                step(std::array::from_fn(|r| a[r][k]), b, column, &mut sums);
-            }
-        }
-        for (r, sums) in sums.iter().enumerate() {
-            for (v, sums) in sums.iter().enumerate() {
-                self.c[(row + r) * columns + column + v * LANES..][..LANES].copy_from_slice(sums);
+                let sums = begun(self.start, &old, (row, column), sums[r][v]);
+                self.c[at..][..LANES].copy_from_slice(&sums);
             }
         }
     }
 }
 
-/// Adds one column of `a` times one row of `b`.
+/// The sums of a tile whose rows of `a` begin `inner` apart.
 #[inline(always)]
-fn step<const R: usize, const V: usize>(
-    a: [f32; R],
+fn sums_along<const V: usize>(
+    a: &[f32],
     b: &[f32],
-    column: usize,
-    sums: &mut [[[f32; LANES]; V]; R],
-) {
-    let b: [[f32; LANES]; V] = std::array::from_fn(|v| lanes(b, column + v * LANES));
-    for r in 0..R {
-        for v in 0..V {
-            for l in 0..LANES {
-                sums[r][v][l] = a[r].mul_add(b[v][l], sums[r][v][l]);
-            }
+    columns: usize,
+    inner: usize,
+) -> [[[f32; LANES]; V]; ROWS] {
+    let a: [&[f32]; ROWS] = std::array::from_fn(|r| &a[r * inner..][..inner]);
+    let mut sums = [[[0.0f32; LANES]; V]; ROWS];
+    for k in 0..inner {
+        let b: [[f32; LANES]; V] = std::array::from_fn(|v| lanes(b, k * columns + v * LANES));
+        for (a, sums) in a.iter().zip(&mut sums) {
+            step(a[k], &b, sums);
+        }
+    }
+    sums
+}
+
+/// The sums of a tile whose columns of `a` begin `rows` apart.
+#[inline(always)]
+fn sums_down<const V: usize>(
+    a: &[f32],
+    rows: usize,
+    b: &[f32],
+    columns: usize,
+    inner: usize,
+) -> [[[f32; LANES]; V]; ROWS] {
+    let mut sums = [[[0.0f32; LANES]; V]; ROWS];
+    for k in 0..inner {
+        let a = &a[k * rows..][..ROWS];
+        let b: [[f32; LANES]; V] = std::array::from_fn(|v| lanes(b, k * columns + v * LANES));
+        for r in 0..ROWS {
+            step(a[r], &b, &mut sums[r]);
+        }
+    }
+    sums
+}
+
+/// A register of sums added to `old`, what it begins from, as its place asks for.
+#[inline(always)]
+fn begun(
+    start: Start<'_>,
+    old: &[f32; LANES],
+    (row, column): (usize, usize),
+    mut sums: [f32; LANES],
+) -> [f32; LANES] {
+    let by = match start {
+        Start::Zero => return sums,
+        Start::Sum => [1.0; LANES],
+        Start::Scaled(by) | Start::ScaledFrom(_, by) => lanes(by, column),
+        Start::ScaledRows(by) => [by[row]; LANES],
+    };
+    for l in 0..LANES {
+        sums[l] = old[l].mul_add(by[l], sums[l]);
+    }
+    sums
+}
+
+/// Adds an element of `a` times a row of `b`.
+#[inline(always)]
+fn step<const V: usize>(a: f32, b: &[[f32; LANES]; V], sums: &mut [[f32; LANES]; V]) {
+    for v in 0..V {
+        for l in 0..LANES {
+            sums[v][l] = a.mul_add(b[v][l], sums[v][l]);
         }
     }
 }
@@ -122,25 +157,64 @@ pub(super) fn lanes(x: &[f32], at: usize) -> [f32; LANES] {
     lanes
 }
 
-/// The sum of a register's lanes, by halves.
-#[inline(always)]
-pub(super) fn total(x: &[f32; LANES]) -> f32 {
-    let mut x = *x;
-    let mut half = LANES / 2;
-    while half > 0 {
-        for l in 0..half {
-            x[l] += x[l + half];
+/// As many registers as they have lanes, where the processor loads them whole.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(super) struct Block(pub(super) [[f32; LANES]; LANES]);
+
+impl Block {
+    /// Nothing but zeros.
+    pub(super) const ZERO: Self = Self([[0.0; LANES]; LANES]);
+
+    /// `LANES` columns from `column` on of as many rows, which are `stride` apart.
+    #[inline(always)]
+    pub(super) fn read(x: &[f32], stride: usize, column: usize) -> Self {
+        let mut block = Self::ZERO;
+        for (r, row) in block.0.iter_mut().enumerate() {
+            *row = lanes(x, r * stride + column);
         }
-        half /= 2;
+        block
     }
-    x[0]
+
+    /// Writes what [`Block::read`] reads.
+    #[inline(always)]
+    pub(super) fn write(&self, x: &mut [f32], stride: usize, column: usize) {
+        for (r, row) in self.0.iter().enumerate() {
+            x[r * stride + column..][..LANES].copy_from_slice(row);
+        }
+    }
+
+    /// The sums of each register's lanes: by halves, which takes half as many registers each time.
+    #[inline(always)]
+    pub(super) fn totals(&self) -> [f32; LANES] {
+        let mut x = self.0;
+        fold::<8>(&mut x);
+        fold::<4>(&mut x);
+        fold::<2>(&mut x);
+        fold::<1>(&mut x);
+        x[0]
+    }
 }
 
-/// `y[columns, rows] = x[rows, columns]ᵀ`, or added to `y`.
+/// Adds the upper half of every group of `2 H` lanes to the lower one, and puts the halves of two registers into one.
+#[inline(always)]
+fn fold<const H: usize>(x: &mut [[f32; LANES]; LANES]) {
+    for r in 0..H {
+        let (a, b) = (x[2 * r], x[2 * r + 1]);
+        let mut sum = [0.0; LANES];
+        for l in 0..LANES / 2 {
+            let at = l / H * 2 * H + l % H;
+            sum[l] = a[at] + a[at + H];
+            sum[l + LANES / 2] = b[at] + b[at + H];
+        }
+        x[r] = sum;
+    }
+}
+
+/// `y[columns, rows] = x[rows, columns]ᵀ`
 pub(super) struct Transpose<'a> {
     pub(super) x: &'a [f32],
     pub(super) columns: usize,
-    pub(super) add: bool,
     pub(super) y: &'a mut [f32],
 }
 
@@ -148,16 +222,9 @@ impl Kernel for Transpose<'_> {
     #[inline(always)]
     fn run(self, _: Isa) {
         let rows = self.x.len() / self.columns;
-        for row in (0..rows).step_by(LANES) {
-            for column in (0..self.columns).step_by(LANES) {
-                let block: [[f32; LANES]; LANES] =
-                    std::array::from_fn(|r| lanes(self.x, (row + r) * self.columns + column));
-                for c in 0..LANES {
-                    let y = &mut self.y[(column + c) * rows + row..][..LANES];
-                    for (r, y) in y.iter_mut().enumerate() {
-                        *y = if self.add { *y + block[r][c] } else { block[r][c] };
-                    }
-                }
+        for (r, x) in self.x.chunks_exact(self.columns).enumerate() {
+            for (x, y) in x.iter().zip(self.y.chunks_exact_mut(rows)) {
+                y[r] = *x;
             }
         }
     }
@@ -183,21 +250,26 @@ mod tests {
                 normal(inner * columns, 1.0, 2),
                 normal(rows * columns, 1.0, 3),
             );
+            let from = normal(rows * columns, 1.0, 6);
             let (by_row, by_column) = (normal(rows, 1.0, 4), normal(columns, 1.0, 5));
             for transposed in [false, true] {
                 let at = |i: usize, k: usize| if transposed { a[k * rows + i] } else { a[i * inner + k] };
-                for (which, start) in
-                    [Start::Zero, Start::Sum, Start::Scaled(&by_column), Start::ScaledRows(&by_row)]
-                        .into_iter()
-                        .enumerate()
-                {
+                let starts = [
+                    (Start::Zero, None),
+                    (Start::Sum, Some(&c)),
+                    (Start::Scaled(&by_column), Some(&c)),
+                    (Start::ScaledFrom(&from, &by_column), Some(&from)),
+                    (Start::ScaledRows(&by_row), Some(&c)),
+                ];
+                for (which, (start, old)) in starts.into_iter().enumerate() {
                     for isa in Isa::available() {
                         let mut out = c.clone();
                         launch(isa, Product { a: &a, transposed, b: &b, inner, start, c: &mut out });
                         for (n, out) in out.iter().enumerate() {
                             let (i, j) = (n / columns, n % columns);
-                            let factor = [0.0, 1.0, by_column[j], by_row[i]][which];
-                            let exact = f64::from(factor) * f64::from(c[n]) + definition(at, &b, inner, i, j);
+                            let factor = [0.0, 1.0, by_column[j], by_column[j], by_row[i]][which];
+                            let begun = old.map_or(0.0, |old| f64::from(factor) * f64::from(old[n]));
+                            let exact = begun + definition(at, &b, inner, i, j);
                             assert!(
                                 (f64::from(*out) - exact).abs() < 2e-5,
                                 "{isa:?} {rows} {inner} {columns}: {out} {exact}"
@@ -210,12 +282,16 @@ mod tests {
     }
 
     #[test]
-    fn a_transpose_moves_and_adds() {
+    fn a_transpose_moves() {
         let x = normal(32 * 48, 1.0, 1);
-        let mut y = vec![1.0; x.len()];
-        launch(Isa::best(), Transpose { x: &x, columns: 48, add: true, y: &mut y });
-        assert!((0..x.len()).all(|n| y[n] == 1.0 + x[n % 32 * 48 + n / 32]));
-        launch(Isa::best(), Transpose { x: &x, columns: 48, add: false, y: &mut y });
+        let mut y = vec![0.0; x.len()];
+        launch(Isa::best(), Transpose { x: &x, columns: 48, y: &mut y });
         assert!((0..x.len()).all(|n| y[n] == x[n % 32 * 48 + n / 32]));
+    }
+
+    #[test]
+    fn totals_are_of_each_register() {
+        let x = Block(std::array::from_fn(|r| std::array::from_fn(|l| (r * 100 + l) as f32)));
+        assert_eq!(x.totals(), std::array::from_fn(|r| (r * 1600 + 120) as f32));
     }
 }

@@ -91,7 +91,7 @@ impl HeadBack<'_> {
         out.v.fill(0.0);
         for (start, end) in self.head.chunks().rev() {
             let chunk = start..end;
-            self.from_later(room, &chunk, out, &mut flow);
+            self.pass_from_later(room, &chunk, out, &mut flow);
             for tile in tiles(chunk.clone()) {
                 self.inside(room, start, &tile, &quotients, out, &mut flow);
             }
@@ -129,7 +129,7 @@ impl HeadBack<'_> {
     }
 
     /// The gradient of the state after a chunk goes to the chunk's keys and values, and to the state before it.
-    fn from_later(
+    fn pass_from_later(
         &self,
         room: &mut BackRoom<'_>,
         chunk: &Range<usize>,

@@ -56,7 +56,7 @@ impl Record {
             self.task(&task, at, &packed[task.head], dy, gradient);
         });
         let mut dx = back.buffer(len);
-        layer.to_rows(&by_task, layer.unit, GATES, &mut dx);
+        layer.gather_rows(&by_task, layer.unit, GATES, &mut dx);
         back.recycle(by_task);
         dx
     }

@@ -8,7 +8,7 @@ use bheval_eval::{BatchSize, Error, PlanRequest, Planned, Store, Summary, run as
 use bheval_host::Route;
 use bheval_tasks::select;
 use bheval_train::checkpoint::name_of;
-use bheval_train::folder::Folder;
+use bheval_train::folder::EVALUATIONS;
 use bheval_train::plan::Plan;
 use bheval_train::scores::{Examiner, Score};
 
@@ -30,7 +30,7 @@ pub(super) struct Tasks {
 
 impl Tasks {
     /// The tasks that a plan asks for, their data looked for before anything is trained.
-    pub(super) fn open(args: &TrainArgs, plan: &Plan, folder: &Folder) -> anyhow::Result<Option<Self>> {
+    pub(super) fn open(args: &TrainArgs, plan: &Plan, out: &Path) -> anyhow::Result<Option<Self>> {
         let Some(tasks) = plan.evaluate.tasks.clone() else { return Ok(None) };
         let folders = data::open(&args.folders)?;
         let selected = select(&tasks)?;
@@ -44,7 +44,7 @@ impl Tasks {
             backend: args.backend.clone(),
             threads: args.threads.or(plan.train.threads).unwrap_or_else(cores),
             folders,
-            runs: folder.evaluations(),
+            runs: out.join(EVALUATIONS),
         }))
     }
 

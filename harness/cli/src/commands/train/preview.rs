@@ -56,7 +56,9 @@ fn keys(plan: &Value) -> String {
 
 fn costs(plan: &Plan, found: &Estimate) -> String {
     let mut rows = table(&["what", "how much"], 1..2);
-    let mut row = |what: &str, much: String| drop(rows.add_row([what.to_owned(), much]));
+    let mut row = |what: &str, much: String| {
+        rows.add_row([what.to_owned(), much]);
+    };
     row("parameters", grouped(found.parameters));
     row("steps", format!("{} of {} windows", grouped(found.steps), grouped(plan.train.batch)));
     row("epochs", format!("{:.2}", found.epochs));

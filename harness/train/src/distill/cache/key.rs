@@ -54,7 +54,7 @@ impl Key {
         if !text.fixed {
             return Err(wrong(
                 "a cache holds the windows of one cutting of the text, and data.offset cuts it anew in each epoch; set \
-                 data.offset = \"fixed\", or cache = \"none\"",
+                 data.offset = \"none\", or cache = \"none\"",
             ));
         }
         let teachers: Vec<Value> =
