@@ -2,7 +2,10 @@
 //! line of results, of `../shared/bench/bench_train.py`, so that both can be run in turn. Behind it the processor time of
 //! a step, which other programs on the machine change less.
 //!
+//! `cargo run --release -p bheval-engine --example step -- llama|hgrn2|lstm|mamba|mamba2 [--bf16] [--threads N] [--steps N]`
+=======
 //! `cargo run --release -p bheval-engine --example step -- llama|hgrn2|lstm|xlstm|xlstm_block [--bf16] [--threads N] [--steps N]`
+>>>>>>> main
 #![allow(clippy::print_stdout, clippy::unwrap_used)] // A measurement.
 
 use std::time::Instant;
@@ -26,15 +29,25 @@ fn config(name: &str) -> Value {
             "use_short_conv": false, "hidden_act": "swish"})
         }
         "lstm" => {
-            json!({"model_type": "lstm_lm", "embedding_size": 256, "hidden_size": 640, "num_layers": 2})
+            json!({"model_type": "lstm_lm", "embedding_size": 256, "hidden_size": 640, "num_layers": 2,
+            "decoder_bias": false})
         }
-        // The two designs of xLSTM, for which the Python script has no counterpart.
+<<<<<<< HEAD
+        // Two more without a counterpart in the Python script, and then the two designs of xLSTM.
+        "mamba" => {
+            json!({"model_type": "mamba", "state_size": 16, "num_hidden_layers": 14, "intermediate_size": 512,
+            "initializer_range": 0.02})
+        }
+        "mamba2" => {
+            json!({"model_type": "mamba2", "state_size": 64, "num_hidden_layers": 14, "intermediate_size": 512,
+            "num_heads": 8, "head_dim": 64, "n_groups": 1, "initializer_range": 0.02})
+        }
         "xlstm" => json!({"model_type": "xlstm", "num_heads": 4, "ffn_proj_factor": 2.667}),
         "xlstm_block" => {
             json!({"model_type": "xlstm", "embedding_dim": 256, "num_blocks": 8, "slstm_at": [1, 5], "tie_weights": true,
             "mlstm_block": {"mlstm": {}}, "slstm_block": {"slstm": {"backend": "vanilla"}, "feedforward": {}}})
         }
-        _ => panic!("llama, hgrn2, lstm, xlstm or xlstm_block"),
+        _ => panic!("llama, hgrn2, lstm, mamba, mamba2, xlstm or xlstm_block"),
     };
     let mut keys = shared;
     keys.as_object_mut().unwrap().extend(own.as_object().unwrap().clone());

@@ -21,8 +21,10 @@ use crate::ops::rows::{put, sum_over_rows, task_rows};
 use crate::parameters::Parameter;
 use crate::tape::{Back, Operation, Setting, Tape, Value};
 
-/// Fewest units that are a task of their own.
+/// Units are shared out in multiples of this.
 const UNITS: usize = 32;
+/// Multiplications of a step below which waiting for another thread takes longer than they do.
+const WORK: usize = 1 << 19;
 
 /// The tensors of one layer, as `torch.nn.LSTM` stores them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -88,7 +90,8 @@ struct Share {
 impl Share {
     /// Shares out units; `weights` packs those of some.
     fn all(batch: usize, hidden: usize, weights: impl Fn(Range<usize>) -> Packed + Sync) -> Vec<Self> {
-        let most = rayon::current_num_threads().min(hidden.div_ceil(UNITS));
+        let worth = batch * 4 * hidden * hidden / WORK;
+        let most = rayon::current_num_threads().min(hidden.div_ceil(UNITS)).min(worth.max(1));
         let size = hidden.div_ceil(most).next_multiple_of(UNITS);
         let share = |first: usize| {
             let units = first..(first + size).min(hidden);
