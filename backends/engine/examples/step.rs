@@ -2,10 +2,7 @@
 //! line of results, of `../shared/bench/bench_train.py`, so that both can be run in turn. Behind it the processor time of
 //! a step, which other programs on the machine change less.
 //!
-//! `cargo run --release -p bheval-engine --example step -- llama|hgrn2|lstm|mamba|mamba2 [--bf16] [--threads N] [--steps N]`
-=======
-//! `cargo run --release -p bheval-engine --example step -- llama|hgrn2|lstm|xlstm|xlstm_block [--bf16] [--threads N] [--steps N]`
->>>>>>> main
+//! `cargo run --release -p bheval-engine --example step -- llama|hgrn2|lstm|mamba|mamba2|xlstm|xlstm_block [--bf16] [--threads N] [--steps N]`
 #![allow(clippy::print_stdout, clippy::unwrap_used)] // A measurement.
 
 use std::time::Instant;
@@ -32,7 +29,6 @@ fn config(name: &str) -> Value {
             json!({"model_type": "lstm_lm", "embedding_size": 256, "hidden_size": 640, "num_layers": 2,
             "decoder_bias": false})
         }
-<<<<<<< HEAD
         // Two more without a counterpart in the Python script, and then the two designs of xLSTM.
         "mamba" => {
             json!({"model_type": "mamba", "state_size": 16, "num_hidden_layers": 14, "intermediate_size": 512,
