@@ -4,8 +4,8 @@
 use bheval_abi::{Failure, Status};
 
 use crate::head::Head;
-use crate::kernels::Isa;
 use crate::kernels::softmax::COLUMNS;
+use crate::kernels::{Isa, Threads};
 use crate::room;
 
 /// Rows whose logits are computed together.
@@ -39,7 +39,7 @@ pub trait Body: Send + Sync {
 pub(crate) struct Evaluator<B: Body> {
     pub(crate) body: B,
     pub(crate) isa: Isa,
-    pub(crate) pool: rayon::ThreadPool,
+    pub(crate) pool: Threads,
     pub(crate) space: B::Space,
     /// Hidden states of the last call, `[rows, D]`.
     pub(crate) h: Vec<f32>,
@@ -59,7 +59,7 @@ impl<B: Body> Evaluator<B> {
     /// # Errors
     /// [`Status::EXHAUSTED`] if they can't be started.
     pub(crate) fn new(body: B, threads: usize, isa: Isa) -> Result<Self, Failure> {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| {
+        let pool = Threads::new(threads).map_err(|e| {
             Failure::new(Status::EXHAUSTED, format!("{threads} threads can't be started: {e}; ask for fewer"))
         })?;
         Ok(Self { body, isa, pool, space: B::Space::default(), h: Vec::new() })
@@ -73,7 +73,7 @@ impl<B: Body> Evaluator<B> {
     pub(crate) fn nodes(&self, memory: u64, least: u64) -> u32 {
         let (width, head) = (self.body.width() as u64, (HEAD_ROWS * COLUMNS) as u64 * 4);
         let thread = self.body.thread_bytes() + head + 3 * HEAD_ROWS as u64 * width * 4;
-        let fixed = self.pool.current_num_threads() as u64 * thread;
+        let fixed = self.pool.count() as u64 * thread;
         // Beside its activations a row costs about 64 bytes of plan and targets.
         let row = self.body.row_bytes() + width * 4 + 64;
         (memory.saturating_sub(fixed) / row).clamp(least, MOST_NODES) as u32

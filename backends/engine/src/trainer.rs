@@ -4,10 +4,9 @@ use bheval_abi::{
     Dtype, Failure, Found, Kept, Start, Status, TensorInfo, TrainRates, TrainView, Trainable, TrainerInfo,
 };
 use bheval_candle::weights::{Weights, floats};
-use bheval_kernels::Isa;
 use bheval_kernels::product::Precision;
+use bheval_kernels::{Isa, Threads};
 use candle_core::DType;
-use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::adamw::{self, Moments};
 use crate::loss::{self, Targets};
@@ -25,7 +24,7 @@ pub struct Trainer {
     gradients: Gradients,
     moments: Moments,
     pool: Pool,
-    threads: ThreadPool,
+    threads: Threads,
     precision: Precision,
     /// Batch and steps that the pool's buffers were made for.
     shape: (usize, usize),
@@ -43,7 +42,7 @@ impl Trainable for Trainer {
             Some(seed) => parameters.initialise(seed),
             None => read(&start.path, &*network, &mut parameters)?,
         }
-        let threads = ThreadPoolBuilder::new().num_threads(start.threads).build();
+        let threads = Threads::new(start.threads);
         let threads = threads.map_err(|e| {
             Failure::new(Status::INTERNAL, format!("{} threads can't be started: {e}", start.threads))
         })?;

@@ -17,6 +17,7 @@ pub mod product;
 pub mod random;
 pub mod small;
 pub mod softmax;
+mod threads;
 mod tile;
 mod view;
 #[cfg(target_arch = "x86_64")]
@@ -24,6 +25,7 @@ mod x86;
 
 pub use launch::{Isa, Kernel, launch};
 pub use product::{Precision, Right, Store, View, ViewMut, product, product_serial};
+pub use threads::Threads;
 
 /// Lanes of a sum: element `i` belongs to lane `i % LANES`, whatever the width of the machine's registers.
 pub const LANES: usize = 16;
