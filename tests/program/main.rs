@@ -12,6 +12,7 @@ mod onnx;
 mod plugins;
 mod resume;
 mod score;
+mod students;
 mod summary;
 mod train;
 mod verify;
