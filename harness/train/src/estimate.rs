@@ -219,7 +219,7 @@ pub fn burst(
     let mut rows = Rows::default();
     feed.read(&windows, &mut rows)?;
     let weight = 1.0 / rows.counted() as f32;
-    let mut pass = |learner: &mut dyn Learner, count: usize| -> Result<Duration, Error> {
+    let pass = |learner: &mut dyn Learner, count: usize| -> Result<Duration, Error> {
         let start = Instant::now();
         learner.accumulate(&rows.batch(0..count, weight, pass_number(plan.train.seed, 1, 0), None))?;
         Ok(start.elapsed())
