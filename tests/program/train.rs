@@ -334,6 +334,58 @@ fn what_can_not_be_trained_is_refused_before_anything_is_written() {
 }
 
 #[test]
+fn a_learning_rate_that_diverges_stops_the_run_and_names_the_batch() {
+    let bheval = prepared();
+    let wild = ["--set", "optimizer.learning_rate=500", "--set", "schedule.warmup_steps=0"];
+    let ended = train(&bheval, "run", &wild);
+    ended.refused(1, &["at step ", "(windows ", "of epoch 0", "try a lower optimizer.learning_rate"]);
+    assert!(!bheval.path("run/model").exists());
+    let finite = rows(&bheval.path("run")).iter().all(|row| !row.contains("NaN") && !row.contains("inf"));
+    assert!(finite);
+}
+
+/// The counts that paper.md 4 prints and those of the formulas in architectures.md, from the tensors themselves.
+#[test]
+fn presets_have_as_many_parameters_as_they_say() {
+    let bheval = prepared();
+    for (preset, parameters) in [
+        // 8 (4D² + 3DI + 3D) + VD + 8D + D, D 256, I 688, V 16,000.
+        ("hgrn2-nano", 8 * (4 * 65_536 + 3 * 256 * 688 + 768) + 4_096_000 + 2048 + 256),
+        // 8 (4D² + 3DI + 2D) + D + VD.
+        ("llama-10m", 8 * (4 * 65_536 + 3 * 256 * 688 + 512) + 256 + 4_096_000),
+        // VD + 512 D + 8 (12 D² + 13 D) + 2 D.
+        ("gpt2-10m", 4_096_000 + 512 * 256 + 8 * (12 * 65_536 + 13 * 256) + 512),
+        // 4 (HE + H² + 2H) + 4 (2H² + 2H) + VE + HE + V, E 256, H 640.
+        ("lstm-10m", 4 * (163_840 + 409_600 + 1280) + 4 * (819_200 + 1280) + 4_096_000 + 163_840 + 16_000),
+        // 14 (2DI + 5I + I(R + 2N) + RI + I + IN + I + ID + D) + D + VD, I 512, N and R 16.
+        (
+            "mamba-10m",
+            14 * (262_144 + 2560 + 24_576 + 8192 + 512 + 8192 + 512 + 131_072 + 256) + 256 + 4_096_000,
+        ),
+        // 14 (D(I + 768 + 8) + 5 · 768 + 3 · 8 + I + ID + D) + D + VD: 768 are x, B and C, 8 heads.
+        ("mamba2-10m", 14 * (256 * 1288 + 3840 + 24 + 512 + 131_072 + 256) + 256 + 4_096_000),
+        // 13 mLSTM blocks, 2 sLSTM blocks with a gated MLP of 384, D and VD (section 7.3).
+        ("xlstm-10m", 13 * 415_496 + 2 * 429_056 + 256 + 4_096_000),
+    ] {
+        let args = [
+            "--preset",
+            preset,
+            "--corpus",
+            "corpus",
+            "--set",
+            "model.vocab_size=16000",
+            "--dry-run",
+            "--flops",
+            "1e12",
+        ];
+        let small = ["--set", "data.sequence_length=16", "--json"];
+        let found = bheval.run(&[&["train"], &args[..], &small[..]].concat()).done();
+        let found: serde_json::Value = serde_json::from_str(&found.stdout).expect("JSON");
+        assert_eq!(found["estimate"]["parameters"], parameters, "{preset}");
+    }
+}
+
+#[test]
 fn another_plan_is_refused_and_put_aside_when_asked() {
     let bheval = prepared();
     let short = ["--set", "train.steps=6", "--quiet"];
