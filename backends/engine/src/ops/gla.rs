@@ -6,7 +6,7 @@
 //! ```
 //! Everything is f32 whatever the precision of large products is, and a head of a sequence is one task, so that no sum
 //! depends on the number of threads. What the way back needs, it makes again from the input: of states it keeps one in
-//! [`forward::SEGMENT`] chunks.
+//! `forward::SEGMENT` chunks.
 
 mod backward;
 mod chain;

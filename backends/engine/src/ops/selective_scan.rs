@@ -4,7 +4,7 @@
 //! Δ = softplus(δ);  h = exp(Δ A) ⊙ h + (Δ x) B;  y = (h · C + D x) silu(z);  A = -exp(A_log)
 //! ```
 //! A task takes some channels of one sequence, [`LANES`] of them side by side. The way back keeps the states at the borders
-//! of chunks of [`CHUNK`] tokens alone, and runs each chunk forward again. The gradients of B and C are sums over channels:
+//! of chunks of `CHUNK` tokens alone, and runs each chunk forward again. The gradients of B and C are sums over channels:
 //! each task writes its own, and those are added in order.
 
 mod backward;

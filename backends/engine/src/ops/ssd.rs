@@ -3,7 +3,7 @@
 //! ```text
 //! Δ = clamp(softplus(δ + b));  H = exp(Δ A) H + (Δ x) ⊗ B;  y = H C + D x;  A = -exp(A_log)
 //! ```
-//! In chunks of [`CHUNK`] tokens, with `s` the sum of `Δ A` from the chunk's beginning (Dao and Gu 2024, "Transformers are
+//! In chunks of `CHUNK` tokens, with `s` the sum of `Δ A` from the chunk's beginning (Dao and Gu 2024, "Transformers are
 //! SSMs", section 6): what a chunk's own tokens bring is a product with `M_ij = (C_i · B_j) exp(s_i - s_j) Δ_j`, `j ≤ i`, what
 //! the tokens before it bring one with the state that enters it. All exponents are differences and at most 0. Matrices over
 //! all heads of a group are one product, since they share B and C. The way back computes the states again.
