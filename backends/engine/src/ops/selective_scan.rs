@@ -10,6 +10,7 @@
 mod backward;
 mod forward;
 
+use bheval_kernels::cells::softplus;
 use bheval_kernels::gemm::Store;
 use bheval_kernels::{LANES, launch};
 use rayon::prelude::*;
@@ -142,6 +143,16 @@ fn lanes(rows: Rows<'_>, row: usize, channel: usize, len: usize) -> Lanes {
             lanes
         }
     }
+}
+
+/// Softplus of each lane. A loop, because what `map` calls does not get the instructions that the kernel is launched with: it
+/// took a third of a step of Mamba.
+#[inline(always)]
+fn softplus_lanes(mut x: Lanes) -> Lanes {
+    for lane in &mut x {
+        *lane = softplus(*lane);
+    }
+    x
 }
 
 /// What the scan reads.

@@ -8,12 +8,11 @@
 
 use std::ops::Range;
 
-use bheval_kernels::cells::softplus;
 use bheval_kernels::elementwise::{exp, sigmoids};
 use bheval_kernels::gemm::Store;
 use bheval_kernels::{Isa, Kernel, LANES};
 
-use super::{CHUNK, GROUPS, Inputs, Lanes, Place, Rates, lanes};
+use super::{CHUNK, GROUPS, Inputs, Lanes, Place, Rates, lanes, softplus_lanes};
 use crate::ops::selection::Rows;
 
 /// What one task reads.
@@ -150,7 +149,7 @@ impl Task<'_> {
         for (i, t) in range.enumerate() {
             let row = self.place.row + t;
             let x = lanes(self.inputs.x, row, first, len);
-            let step = lanes(self.inputs.step, row, first, len).map(softplus);
+            let step = softplus_lanes(lanes(self.inputs.step, row, first, len));
             let mut y = [0.0; LANES];
             let mut added = [0.0; LANES];
             for l in 0..LANES {

@@ -1,10 +1,9 @@
 //! The scan over some channels of one sequence.
 
-use bheval_kernels::cells::softplus;
 use bheval_kernels::elementwise::{exp, silu};
 use bheval_kernels::{Isa, Kernel, LANES};
 
-use super::{CHUNK, GROUPS, Inputs, Lanes, Place, Rates, lanes};
+use super::{CHUNK, GROUPS, Inputs, Lanes, Place, Rates, lanes, softplus_lanes};
 
 /// One task.
 pub(super) struct Forward<'a> {
@@ -47,7 +46,7 @@ impl Forward<'_> {
         for t in range {
             let row = self.place.row + t;
             let x = lanes(self.inputs.x, row, first, len);
-            let step = lanes(self.inputs.step, row, first, len).map(softplus);
+            let step = softplus_lanes(lanes(self.inputs.step, row, first, len));
             let gate = lanes(self.inputs.gate, row, first, len);
             let mut y = [0.0; LANES];
             let mut added = [0.0; LANES];
