@@ -115,6 +115,34 @@ fn a_student_hears_the_same_by_every_way() {
     assert_eq!(school.column("again", "loss"), school.column("hidden", "loss"));
 }
 
+/// The size that `--dry-run` says is that of the file that a run writes, whichever form it has.
+#[test]
+fn the_size_of_a_cache_is_known_before_it_is_made() {
+    let school = School::new();
+    for (run, form) in
+        [("full", "cache = \"full\""), ("top", "cache = \"top-k\"\nk = 5"), ("hidden", "cache = \"hidden\"")]
+    {
+        let more = teachers(&["gpt_neox"], form);
+        let plan = school.0.write(&format!("{run}-dry.toml"), format!("{PLAN}{more}"));
+        let dry = [
+            "train",
+            plan.to_str().expect("UTF-8"),
+            "--corpus",
+            "corpus",
+            "--dry-run",
+            "--json",
+            "--flops",
+            "1e12",
+        ];
+        let said: Value = serde_json::from_str(&school.0.run(&dry).done().stdout).expect("JSON");
+        school.train(run, &more).done();
+        let files = fs::read_dir(school.0.path(run).join("teachers")).expect("a cache");
+        let sizes: Vec<u64> =
+            files.map(|file| file.expect("a file").metadata().expect("its size").len()).collect();
+        assert_eq!(sizes, [said["teachers_cache_bytes"].as_u64().expect("a size")], "{run}");
+    }
+}
+
 #[test]
 fn batchmean_weighs_as_many_times_more_as_a_window_has_tokens() {
     let school = School::new();

@@ -48,7 +48,9 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Outcome> {
     let plan = draft.resolve(&corpus, &tokenizer)?;
     let teachers = Teachers::find(args, &plan, &draft.place(&["distill"]))?;
     if args.dry_run {
-        return preview::run(args, &plan, &corpus);
+        let cache =
+            teachers.map(|teachers| teachers.cache_bytes(&plan, (&corpus, &tokenizer))).transpose()?;
+        return preview::run(args, &plan, &corpus, cache.flatten());
     }
     let Some(out) = &args.out else { anyhow::bail!("name the folder of the run with -o") };
     train_in(args, &plan, (&corpus, &tokenizer), teachers.as_ref(), out)

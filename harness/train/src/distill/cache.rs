@@ -28,7 +28,7 @@ use super::{Error, Head};
 use form::RecordForm;
 
 pub use key::{Key, Text};
-pub use make::{Event, Maker, make};
+pub use make::{Event, Maker, cache_bytes, make};
 
 const MAGIC: &[u8; 8] = b"bhvlkd01";
 /// The longest header that is read.

@@ -16,7 +16,13 @@ use crate::table::table;
 /// How long passes are timed, at most.
 const BURST: Duration = Duration::from_secs(5);
 
-pub(super) fn run(args: &TrainArgs, plan: &Plan, corpus: &Corpus) -> anyhow::Result<Outcome> {
+/// `cache` is how large the teachers' is, where they have one.
+pub(super) fn run(
+    args: &TrainArgs,
+    plan: &Plan,
+    corpus: &Corpus,
+    cache: Option<u64>,
+) -> anyhow::Result<Outcome> {
     let mut learner = Start::new(args, plan)?.learner()?;
     let info = learner.info(plan.data.sequence_length)?;
     plan.check(&info)?;
@@ -27,9 +33,11 @@ pub(super) fn run(args: &TrainArgs, plan: &Plan, corpus: &Corpus) -> anyhow::Res
     };
     let text = if args.json {
         let machine = json!({"threads": info.threads, "device": info.device, "arithmetic": info.arithmetic});
-        serde_json::to_string_pretty(&json!({"plan": plan, "estimate": found, "machine": machine}))?
+        serde_json::to_string_pretty(
+            &json!({"plan": plan, "estimate": found, "machine": machine, "teachers_cache_bytes": cache}),
+        )?
     } else {
-        format!("{}\n{}", keys(&serde_json::to_value(plan)?), costs(plan, &found))
+        format!("{}\n{}", keys(&serde_json::to_value(plan)?), costs(plan, &found, cache))
     };
     answer(&text)?;
     Ok(Outcome::Done)
@@ -54,7 +62,7 @@ fn keys(plan: &Value) -> String {
     text
 }
 
-fn costs(plan: &Plan, found: &Estimate) -> String {
+fn costs(plan: &Plan, found: &Estimate, cache: Option<u64>) -> String {
     let mut rows = table(&["what", "how much"], 1..2);
     let mut row = |what: &str, much: String| {
         rows.add_row([what.to_owned(), much]);
@@ -73,6 +81,9 @@ fn costs(plan: &Plan, found: &Estimate) -> String {
     row("checkpoints written, kept", format!("{}, {}", found.checkpoints_written, found.checkpoints_kept));
     row("a checkpoint", bytes(found.checkpoint_bytes));
     row("disk at the most", bytes(found.disk_bytes));
+    if let Some(size) = cache {
+        row("teachers' cache, beside that", bytes(size));
+    }
     if let Some(time) = found.time {
         let how = if time.source == Source::Measured { "measured" } else { "reckoned" };
         row(&format!("tokens a second, {how}"), grouped(time.tokens_per_second as u64));

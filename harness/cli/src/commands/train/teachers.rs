@@ -7,7 +7,7 @@ use bheval_corpus::Corpus;
 use bheval_data::tokenizer::Tokenizer;
 use bheval_eval::model_digest;
 use bheval_host::{Library, Model};
-use bheval_train::distill::cache::{Maker, Text, make};
+use bheval_train::distill::cache::{Maker, Text, cache_bytes, make};
 use bheval_train::distill::{
     Cache, CacheKind, DistillPlan, Distiller, Error, Event, Key, Lectern, TeacherFiles, size,
 };
@@ -73,13 +73,11 @@ impl Teachers {
         run: &Path,
         stop: &dyn Fn() -> bool,
     ) -> anyhow::Result<Distiller> {
-        let steps = plan.data.sequence_length;
-        let lectern = Lectern { tokenizer, vocab: plan.vocab() as usize, steps };
+        let lectern = lectern(plan, tokenizer);
         if self.plan.cache == CacheKind::None {
             return Ok(Distiller::live(self.plan.clone(), &self.files, self.models()?, lectern)?);
         }
-        let fixed = plan.data.offset == Offset::None;
-        let text = Text { split: corpus.train(), sha256: corpus.sha256(), steps, fixed };
+        let text = text(plan, corpus);
         let key = Key::new(&self.plan, &self.files, &text, lectern.vocab)?;
         let folder = self.plan.cache_dir.clone().unwrap_or_else(|| run.join(FOLDER));
         let cache = match Cache::find(&folder, &key)? {
@@ -90,6 +88,20 @@ impl Teachers {
             None => self.make(&folder, &key, (text, lectern), stop)?,
         };
         Ok(Distiller::cached(self.plan.clone(), cache))
+    }
+
+    /// Bytes of the cache that a run would make, or find; none where teachers are asked as training goes on.
+    pub(super) fn cache_bytes(
+        &self,
+        plan: &Plan,
+        (corpus, tokenizer): (&Corpus, &Tokenizer),
+    ) -> anyhow::Result<Option<u64>> {
+        let lectern = lectern(plan, tokenizer);
+        if self.plan.cache == CacheKind::None {
+            return Ok(None);
+        }
+        let key = Key::new(&self.plan, &self.files, &text(plan, corpus), lectern.vocab)?;
+        Ok(Some(cache_bytes(&key, self.models()?, (&self.plan, &self.files), lectern)?))
     }
 
     fn make(
@@ -137,6 +149,16 @@ impl Teachers {
             tell(text);
         }
     }
+}
+
+fn lectern<'a>(plan: &Plan, tokenizer: &'a Tokenizer) -> Lectern<'a> {
+    Lectern { tokenizer, vocab: plan.vocab() as usize, steps: plan.data.sequence_length }
+}
+
+/// What teachers are asked about.
+fn text<'a>(plan: &Plan, corpus: &'a Corpus) -> Text<'a> {
+    let fixed = plan.data.offset == Offset::None;
+    Text { split: corpus.train(), sha256: corpus.sha256(), steps: plan.data.sequence_length, fixed }
 }
 
 /// Whether making the cache was interrupted, with what was made kept.

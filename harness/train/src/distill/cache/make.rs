@@ -73,6 +73,31 @@ pub fn make(folder: &Path, key: &Key, models: Vec<Model>, mut maker: Maker<'_>) 
     Cache::find(folder, key)?.ok_or_else(|| Error::cache(&path, "it vanished"))
 }
 
+/// Bytes that the cache of a key has when it is whole. Nothing is written.
+///
+/// # Errors
+/// Teachers that do not fit the student.
+pub fn cache_bytes(
+    key: &Key,
+    models: Vec<Model>,
+    (plan, files): (&DistillPlan, &[TeacherFiles]),
+    lectern: Lectern<'_>,
+) -> Result<u64, Error> {
+    vocabulary::check(files, lectern.tokenizer)?;
+    let live = Live::new(plan, files, models, lectern)?;
+    let header = header(key, plan, &live)?;
+    Ok(lead(&header, &live).len() as u64 + header.windows * header.record().unwrap_or(4))
+}
+
+/// What stands before the records: the header, and a head where states are kept.
+fn lead(header: &Header, live: &Live) -> Vec<u8> {
+    let mut lead = header.bytes();
+    if let (RecordForm::Hidden { .. }, Some(states)) = (header.form, live.head()) {
+        lead.extend(head::write(states));
+    }
+    lead
+}
+
 fn header(key: &Key, plan: &DistillPlan, live: &Live) -> Result<Header, Error> {
     let (windows, steps, vocab) = key.sizes();
     let (columns, dtype) = (live.mix.shared, plan.cache_dtype);
@@ -120,10 +145,7 @@ impl Part {
                 "another process is making it: wait for it or end it. But do not",
             ));
         }
-        let mut lead = header.bytes();
-        if let (RecordForm::Hidden { .. }, Some(states)) = (header.form, live.head()) {
-            lead.extend(head::write(states));
-        }
+        let lead = lead(header, live);
         let record = header.record().unwrap_or(4);
         let mut part = Self {
             file,
