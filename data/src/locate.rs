@@ -92,8 +92,7 @@ impl Folders {
     /// Downloads go to `BHEVAL_CACHE`, else `XDG_CACHE_HOME/bheval`, else the system's usual place: `~/.cache`,
     /// on macOS `~/Library/Caches`, on Windows `LOCALAPPDATA`. `BHEVAL_EWOK_PASSWORD` is the password of your own archive.
     pub fn from_env(given: Option<PathBuf>, offline: bool) -> Result<Folders, Error> {
-        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-        let cache = cache_folder(variable, std::env::home_dir()).ok_or(Error::NoCacheFolder)?;
+        let cache = cache()?;
         let ewok_password = match variable("BHEVAL_EWOK_PASSWORD").map(OsString::into_string) {
             Some(Err(_)) => return Err(Error::NotUnicode { variable: "BHEVAL_EWOK_PASSWORD" }),
             password => password.and_then(Result::ok).map(Password),
@@ -137,6 +136,19 @@ fn look(manifest: &Manifest, place: Place, folder: &Path) -> Option<Looked> {
         files: manifest.files.len(),
         first,
     })
+}
+
+/// The folder of downloads and of all else that can be made again, as [`Folders::from_env`] finds it. It need not exist.
+///
+/// # Errors
+/// A user without a home.
+pub fn cache() -> Result<PathBuf, Error> {
+    cache_folder(variable, std::env::home_dir()).ok_or(Error::NoCacheFolder)
+}
+
+/// A variable of the environment, where it says anything.
+fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
 fn cache_folder(variable: impl Fn(&str) -> Option<OsString>, home: Option<PathBuf>) -> Option<PathBuf> {

@@ -12,6 +12,7 @@ mod onnx;
 mod plugins;
 mod resume;
 mod score;
+mod shipped;
 mod students;
 mod summary;
 mod train;

@@ -25,7 +25,7 @@ pub(crate) use train::TrainArgs;
     about,
     arg_required_else_help = true,
     after_help = "Without a command, `eval` is meant (`bheval eval --help` lists its options):\n  \
-                  bheval --model DIR --tasks blimp,ewok\n  bheval --model DIR --tasks demo\n\n\
+                  bheval --model DIR --tasks blimp,ewok\n  bheval --tasks demo\n\n\
                   Exit codes: 0 done; 1 finished or broken off, and something failed; 2 could not start."
 )]
 pub(crate) struct Cli {
@@ -75,11 +75,16 @@ pub(crate) enum Command {
     Worker,
 }
 
+/// What `--model` is where it was left out. Nobody can type it: no argument holds a NUL. An empty `--model ""` is a mistake
+/// in a script, not the wish for the model that ships with bheval.
+pub(crate) const SHIPPED: &str = "\0";
+
 /// A model and what runs it.
 #[derive(Debug, Args)]
 pub(crate) struct ModelArgs {
     /// Folder with config.json, weights (safetensors, ONNX or model.ngram) and tokenizer.json, or an .onnx or .ngram file
-    #[arg(long, value_name = "DIR")]
+    /// [default: the model that ships with bheval]
+    #[arg(long, value_name = "DIR", default_value = SHIPPED, hide_default_value = true)]
     pub(crate) model: PathBuf,
     /// Folder of the tokenizer, where it is not the model's
     #[arg(long, value_name = "DIR")]
@@ -403,7 +408,9 @@ mod tests {
         };
         assert_eq!((args.tasks.as_str(), args.batch_size), ("demo", BatchArg::Auto));
         assert!(matches!(parse(&["tasks"]), Ok(Command::Tasks(_))));
-        assert!(parse(&[]).is_err() && parse(&["--tasks", "demo"]).is_err());
+        assert!(parse(&[]).is_err() && parse(&["--model", "m"]).is_err());
+        let Ok(Command::Eval(args)) = parse(&["--tasks", "demo"]) else { panic!("eval was meant") };
+        assert_eq!(args.model.model.as_os_str(), SHIPPED);
         assert!(parse(&["--version"]).is_err_and(|e| e.kind() == clap::error::ErrorKind::DisplayVersion));
     }
 }

@@ -5,6 +5,7 @@ mod backend;
 mod commands;
 mod console;
 mod progress;
+mod shipped;
 mod table;
 
 use std::process::ExitCode;
@@ -16,9 +17,11 @@ use crate::console::{Outcome, complain};
 
 fn main() -> ExitCode {
     let result = match Cli::parse_from(with_command(std::env::args_os())).command {
-        Command::Eval(args) => commands::eval::run(&args),
-        Command::Score(args) => commands::score::run(&args),
-        Command::Inspect(args) => commands::inspect::run(&args),
+        Command::Eval(mut args) => shipped::fill(&mut args.model).and_then(|()| commands::eval::run(&args)),
+        Command::Score(mut args) => shipped::fill(&mut args.model).and_then(|()| commands::score::run(&args)),
+        Command::Inspect(mut args) => {
+            shipped::fill(&mut args.model).and_then(|()| commands::inspect::run(&args))
+        }
         Command::TrainNgram(args) => commands::train_ngram::run(&args),
         Command::Tokenizer(args) => commands::tokenizer::run(args),
         Command::Corpus(args) => commands::corpus::run(args),

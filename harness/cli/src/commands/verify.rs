@@ -13,7 +13,7 @@ use comfy_table::ContentArrangement;
 use indicatif::ProgressBar;
 use serde_json::json;
 
-use crate::args::{ModelArgs, VerifyArgs};
+use crate::args::{ModelArgs, SHIPPED, VerifyArgs};
 use crate::backend::{chosen as chosen_backend, find, options, plain_options};
 use crate::console::{Outcome, answer, complain};
 use crate::table::table;
@@ -29,7 +29,9 @@ pub(crate) fn run(mut args: VerifyArgs) -> anyhow::Result<Outcome> {
         answer(&list())?;
         return Ok(Outcome::Done);
     }
-    let Some(mut model) = args.model.take() else { bail!("--model DIR says which model the backend opens") };
+    let Some(mut model) = args.model.take().filter(|model| model.model.as_os_str() != SHIPPED) else {
+        bail!("--model DIR says which model the backend opens");
+    };
     if let Some(subject) = args.subject.take() {
         model.backend = subject;
     }
