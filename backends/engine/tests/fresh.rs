@@ -1,10 +1,13 @@
 //! Models that start from nothing: their first loss is that of a guess, and training on a batch learns it.
 #![allow(clippy::unwrap_used)]
 
-use bheval_abi::{Dtype, Start, Status, TrainRates, TrainView, Trainable};
+mod support;
+
+use bheval_abi::{Dtype, Start, Status, TrainView, Trainable};
 use bheval_engine::trainer::Trainer;
 use bheval_kernels::random::Numbers;
 use serde_json::{Value, json};
+use support::rates;
 
 const VOCAB: usize = 97;
 const BATCH: usize = 3;
@@ -65,20 +68,6 @@ impl Batch {
     }
 }
 
-fn rates(step: u64) -> TrainRates {
-    TrainRates {
-        size: size_of::<TrainRates>(),
-        learning_rate: 1e-2,
-        beta1: 0.9,
-        beta2: 0.98,
-        epsilon: 1e-8,
-        weight_decay: 0.1,
-        clip: 1.0,
-        step,
-        decay_all: 0,
-    }
-}
-
 /// Loss per target before 30 steps on one batch, and after them.
 fn train(trainer: &mut Trainer) -> (f64, f64) {
     let batch = Batch::new();
@@ -89,7 +78,7 @@ fn train(trainer: &mut Trainer) -> (f64, f64) {
     let before = loss(trainer);
     for step in 1..=30 {
         trainer.accumulate(&batch.view(step)).unwrap();
-        trainer.update(&rates(step)).unwrap();
+        trainer.update(&rates(step, 1e-2, 0.98)).unwrap();
     }
     (before, loss(trainer))
 }

@@ -2,16 +2,18 @@
 //! scores the same in the backends that read their files.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod support;
+
 use std::path::{Path, PathBuf};
 
 use bheval_abi::{
-    Dtype, Failure, ForestView, Kept, LanguageModel, NO_PARENT, Opening, Start, Status, TrainRates,
-    TrainView, Trainable,
+    Dtype, Failure, ForestView, Kept, LanguageModel, NO_PARENT, Opening, Start, Status, TrainView, Trainable,
 };
 use bheval_engine::trainer::Trainer;
 use bheval_kernels::random::Numbers;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
+use support::rates;
 
 const VOCAB: usize = 96;
 const BATCH: usize = 3;
@@ -124,22 +126,8 @@ impl Batch {
     fn train(&self, trainer: &mut Trainer, steps: u64) {
         for step in 1..=steps {
             trainer.accumulate(&self.view(step)).unwrap();
-            trainer.update(&rates(step)).unwrap();
+            trainer.update(&rates(step, 1e-2, 0.98)).unwrap();
         }
-    }
-}
-
-fn rates(step: u64) -> TrainRates {
-    TrainRates {
-        size: size_of::<TrainRates>(),
-        learning_rate: 1e-2,
-        beta1: 0.9,
-        beta2: 0.98,
-        epsilon: 1e-8,
-        weight_decay: 0.1,
-        clip: 1.0,
-        step,
-        decay_all: 0,
     }
 }
 

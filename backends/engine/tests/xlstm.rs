@@ -1,14 +1,17 @@
 //! Both designs of xLSTM against their peers in float64 (tests/golden/recurrent_gradients.py), and what their keys do.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod support;
+
 use std::path::{Path, PathBuf};
 
-use bheval_abi::{Dtype, Kept, Start, TrainRates, TrainView, Trainable};
+use bheval_abi::{Dtype, Kept, Start, TrainView, Trainable};
 use bheval_engine::models;
 use bheval_engine::trainer::Trainer;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype as Stored, SafeTensors};
 use serde_json::{Value, json};
+use support::rates;
 use tempfile::TempDir;
 
 fn folder(name: &str) -> PathBuf {
@@ -263,20 +266,6 @@ fn the_papers_configuration_has_its_number_of_parameters() {
     assert_eq!(count(&config) - all, 6_238_208);
 }
 
-fn rates(step: u64) -> TrainRates {
-    TrainRates {
-        size: size_of::<TrainRates>(),
-        learning_rate: 3e-3,
-        beta1: 0.9,
-        beta2: 0.99,
-        epsilon: 1e-8,
-        weight_decay: 0.1,
-        clip: 1.0,
-        step,
-        decay_all: 0,
-    }
-}
-
 #[test]
 fn a_fresh_model_knows_nothing_and_learns() {
     let batch = Batch::counting(50, 4, 33);
@@ -296,7 +285,7 @@ fn a_fresh_model_knows_nothing_and_learns() {
         assert!((start - 50f64.ln()).abs() < 0.5, "{start} nats at the start of {config}");
         for step in 1..=30 {
             trainer.accumulate(&batch.view(step)).unwrap();
-            assert!(trainer.update(&rates(step)).unwrap().is_finite());
+            assert!(trainer.update(&rates(step, 3e-3, 0.99)).unwrap().is_finite());
         }
         let end = trainer.evaluate(&batch.view(0)).unwrap();
         let end = end.nats / end.targets as f64;
